@@ -1,0 +1,248 @@
+"""`params.yaml`, typed: the only place for values. Units are in the names, ranges in the types."""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from crab import paths
+from crab.errors import CrabError
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Split = Literal["train", "validation", "test"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class Environment(_Section):
+    """Cosmic-ray environment: a modulation potential with the LIS that it belongs to."""
+
+    title: str
+    phi_mv: Annotated[float, Field(ge=0, le=3000)]
+    lis: Literal["helmod_2017"]
+    source: str
+
+
+class Geometry(_Section):
+    """What Geant4 builds: shield, wafer and TES absorbers, lengths in mm."""
+
+    shielding_al_mm: NonNegative
+    shield_radius_mm: Positive
+    wafer_side_mm: Positive
+    wafer_thickness_mm: Positive
+    pixel_pitch_mm: Positive
+    tes_ring_radius_mm: NonNegative
+    tes_side_mm: Positive
+    tes_thickness_mm: Positive
+    tes_material: str
+
+
+class WaferThermal(_Section):
+    """Heat in the wafer: Debye silicon, effective in-plane diffusion and a link to the bath."""
+
+    bath_temperature_k: Positive
+    debye_temperature_k: Positive
+    bath_conductance_w_per_k: Positive
+    diffusivity_m2_per_s: Positive
+    modes_per_axis: Count
+
+
+class Tes(_Section):
+    """Voltage-biased transition-edge sensor (Irwin & Hilton 2005 symbols in words)."""
+
+    critical_temperature_k: Positive
+    normal_resistance_ohm: Positive
+    operating_fraction: Annotated[float, Field(gt=0, lt=1)]
+    alpha: Positive
+    thermal_exponent: Positive
+    natural_time_constant_s: Positive
+    optical_power_w: NonNegative
+    saturation_power_w: Positive
+    shunt_resistance_ohm: Positive
+    inductance_h: NonNegative
+    optical_efficiency: Annotated[float, Field(gt=0, le=1)]
+    readout_noise_a_per_rthz: NonNegative
+
+
+class Mission(_Section):
+    """Where detectors sit and how they are read out."""
+
+    title: str
+    instrument_database: Literal["litebird-sim vPTEP"]
+    telescope: Literal["LFT", "MFT", "HFT"]
+    wafer: str
+    detectors: list[str] | None = Field(description="names; null for the whole wafer")
+    sampling_rate_hz: Positive
+    geometry: Geometry
+    wafer_thermal: WaferThermal
+    tes: Tes
+
+
+class EnvironmentNotebook(_Section):
+    energy_min_mev: Positive
+    energy_max_mev: Positive
+
+
+class DepositsNotebook(_Section):
+    n_wafer_primaries: Count
+    n_tes_primaries: Count
+    energy_min_mev: Positive
+    energy_max_mev: Positive
+    proposal_environment: str
+    cell_mm: Positive
+    production_cut_um: Positive
+    n_workers: Count
+
+
+class SimulateTodNotebook(_Section):
+    train_duration_s: Positive
+    validation_duration_s: Positive
+    test_duration_s: Positive
+    internal_rate_hz: Annotated[float, Field(ge=156.25)]
+    direct_hits: Literal["linear", "nonlinear"]
+
+
+class ExploreNotebook(_Section):
+    segment_s: Positive
+    threshold_sigma: Positive
+
+
+class TrainGanNotebook(_Section):
+    environment: str
+    loss: Literal["binary_crossentropy", "wasserstein"]
+    generator_optimizer: Literal["adam", "nadam", "sgd"]
+    discriminator_optimizer: Literal["adam", "nadam", "sgd"]
+    generator_learning_rate: Positive
+    discriminator_learning_rate: Positive
+    activation: Literal["leaky_relu", "relu", "tanh"]
+    kernel_length: Count
+    batch_size: Count
+    discriminator_pretraining_epochs: Annotated[int, Field(ge=0)]
+    gan_epochs: Count
+    steps_per_epoch: Count
+    extra_discriminator_steps: Annotated[int, Field(ge=0)]
+    synthetic_weight: Positive
+    label_smoothing: Fraction
+    input_noise_sigma: NonNegative
+
+
+class GenerateNotebook(_Section):
+    generator: str
+    duration_s: Positive
+
+
+class KpisNotebook(_Section):
+    window_samples: Count
+    n_bins: Count
+
+
+class Profile(_Section):
+    """Settings of one profile: a section for each notebook, named like it."""
+
+    environment: EnvironmentNotebook
+    deposits: DepositsNotebook
+    simulate_tod: SimulateTodNotebook
+    explore: ExploreNotebook
+    train_gan: TrainGanNotebook
+    generate: GenerateNotebook
+    kpis: KpisNotebook
+
+
+class Params(_Section):
+    """The whole of `params.yaml`."""
+
+    active_profiles: Annotated[list[str], Field(min_length=1)]
+    active_missions: Annotated[list[str], Field(min_length=1)]
+    active_environments: Annotated[list[str], Field(min_length=1)]
+    seed: Annotated[int, Field(ge=0)]
+    environments: dict[str, Environment]
+    missions: dict[str, Mission]
+    profiles: dict[str, Profile]
+
+    @model_validator(mode="after")
+    def _names_exist(self):
+        for key, table in (
+            ("active_profiles", self.profiles),
+            ("active_missions", self.missions),
+            ("active_environments", self.environments),
+        ):
+            for name in getattr(self, key):
+                choose(key, name, table)
+        for key, profile in self.profiles.items():
+            for setting, name in (
+                ("deposits.proposal_environment", profile.deposits.proposal_environment),
+                ("train_gan.environment", profile.train_gan.environment),
+            ):
+                choose(f"profiles.{key}.{setting}", name, self.environments)
+        return self
+
+
+def choose(key: str, name: str, table: dict):
+    """``table[name]``, or an error that names the key, the value and the valid choices."""
+    if name in table:
+        return table[name]
+    near = difflib.get_close_matches(str(name), list(table), n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    raise CrabError(f"{key} = {name!r}: allowed are {', '.join(sorted(table))}{hint}")
+
+
+def load(path: str | Path | None = None) -> Params:
+    """Read and validate `params.yaml`.
+
+    Parameters
+    ----------
+    path : path-like, optional
+        Default: the project's own file.
+
+    Returns
+    -------
+    Params
+
+    Raises
+    ------
+    CrabError
+        If the file is missing, is no YAML, or has an unknown, missing or out-of-range key. One
+        line for each fault: file, key, value and what is allowed.
+    """
+    path = Path(path) if path is not None else paths.root() / "params.yaml"
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise CrabError(f"{path}: no such file") from None
+    except yaml.YAMLError as error:
+        raise CrabError(f"{path}: not valid YAML: {error}") from None
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        raise CrabError("\n".join(_explain(path, e) for e in error.errors())) from None
+
+
+def _explain(path: Path, fault: dict) -> str:
+    key = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "value_error":
+        return f"{path}: {fault['ctx']['error']}"
+    if fault["type"] == "missing":
+        return f"{path}: {key}: missing; add it"
+    if fault["type"] == "extra_forbidden":
+        return f"{path}: {key} = {fault['input']!r}: unknown key{_near(fault['loc'])}"
+    return f"{path}: {key} = {fault['input']!r}: {fault['msg']}"
+
+
+def _near(loc: tuple) -> str:
+    model = Params
+    for part in loc[:-1]:
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        inner = getattr(annotation, "__args__", (None, None))[-1] if annotation else None
+        model = next(
+            (m for m in (annotation, inner) if isinstance(m, type) and issubclass(m, BaseModel)),
+            model,
+        )
+    near = difflib.get_close_matches(str(loc[-1]), list(model.model_fields), n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(model.model_fields)}"

@@ -1,0 +1,134 @@
+"""The pipeline's description agrees with the code: dependencies, parameters, outputs."""
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+from crab import notebooks, params, paths
+
+# They show or carry results but change no number, and a heavy stage should not rerun for them.
+# Values of params.yaml are tracked key by key, so its reader is among them.
+PRESENTATION = {"errors", "notebooks", "pages", "params", "paths", "plots", "progress"}
+PRESENTATION |= {"provenance", "report", "__init__"}
+
+
+@cache
+def pipeline():
+    return yaml.safe_load((paths.root() / "dvc.yaml").read_text())["stages"]
+
+
+def notebook_stages():
+    return {k: v for k, v in pipeline().items() if v["cmd"].startswith("crab run")}
+
+
+def imported(source: str) -> set[str]:
+    """Modules of crab that a piece of code imports, as paths below crab/ without ``.py``."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [a.name for a in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names = [node.module] + [f"{node.module}.{a.name}" for a in node.names]
+        found |= {n.removeprefix("crab.").replace(".", "/") for n in names if n.startswith("crab")}
+    return {f for f in found if module(f).is_file()}
+
+
+def module(name: str) -> Path:
+    folder = paths.root() / "crab"
+    return folder / f"{name}.py" if name != "crab" else folder / "__init__.py"
+
+
+def closure(source: str) -> set[str]:
+    """All modules below crab/ that the code reaches, less `PRESENTATION`."""
+    reached, queue = set(), imported(source)
+    # A package's __init__ runs when any of its modules is imported.
+    while queue:
+        name = queue.pop()
+        if name in reached or name in PRESENTATION or name == "crab":
+            continue
+        reached.add(name)
+        queue |= imported(module(name).read_text())
+        package = name.rsplit("/", 1)[0] + "/__init__"
+        if "/" in name and module(package).is_file() and module(package).read_text().strip():
+            queue.add(package)
+    return reached
+
+
+def worker_modules(names: set[str]) -> set[str]:
+    """Modules that others start as ``python -m crab....`` and so never import."""
+    started = set()
+    for name in names:
+        for found in re.findall(r"[\"']crab\.([\w.]+)[\"']", module(name).read_text()):
+            if module(found.replace(".", "/")).is_file():
+                started.add(found.replace(".", "/"))
+    return started
+
+
+@pytest.mark.parametrize("stage", sorted(notebook_stages()))
+def test_dependencies_are_exactly_the_modules_used(stage):
+    spec = notebook_stages()[stage]
+    stem = spec["cmd"].split()[2]
+    needed = closure(notebooks.code_cells(notebooks.find(stem)))
+    for name in worker_modules(needed):
+        needed |= {name} | closure(module(name).read_text())
+    listed = {
+        d.removeprefix("crab/").removesuffix(".py") for d in spec["deps"] if d.endswith(".py")
+    }
+    listed = {d for d in listed if not d.startswith("build/")}
+    assert listed == needed
+
+
+@pytest.mark.parametrize("stage", sorted(notebook_stages()))
+def test_stage_depends_on_its_notebook_and_its_parameters(stage):
+    spec = notebook_stages()[stage]
+    stem = spec["cmd"].split()[2]
+    assert f"build/source/{stem}.py" in spec["deps"]
+    assert "seed" in spec["params"]
+    assert f"profiles.${{item.profile}}.{notebooks.section(stem)}" in spec["params"]
+    for key in ("mission", "environment"):
+        assert (f"--{key} " in spec["cmd"]) == (key in spec["matrix"])
+
+
+def test_source_stage_writes_every_notebook():
+    written = {next(iter(out)) for out in pipeline()["source"]["outs"]}
+    assert written == {
+        f"build/source/{p.stem}.py" for p in (paths.root() / "notebooks").glob("[0-9]*.ipynb")
+    }
+
+
+def test_every_notebook_has_a_stage():
+    run = {v["cmd"].split()[2] for v in notebook_stages().values()}
+    assert run == {p.stem for p in (paths.root() / "notebooks").glob("[0-9]*.ipynb")}
+
+
+def test_files_others_rely_on_are_outputs():
+    """Stable names of the data: `crab.paths` and `dvc.yaml` say the same."""
+    root = paths.root()
+    keys = {"profile": "smoke", "mission": "litebird_lft", "environment": "litebird_2032"}
+    outs = set()
+    for spec in pipeline().values():
+        for out in spec.get("outs", []):
+            name = out if isinstance(out, str) else next(iter(out))
+            for key, value in keys.items():
+                name = name.replace(f"${{item.{key}}}", value)
+            outs.add(name)
+    generator = params.load().profiles["smoke"].generate.generator
+    expected = [
+        *(paths.deposits("smoke", "litebird_lft", s) for s in paths.SPLITS),
+        *(paths.tod("smoke", "litebird_lft", "litebird_2032", s) for s in paths.SPLITS),
+        *(paths.hits("smoke", "litebird_lft", "litebird_2032", s) for s in paths.SPLITS),
+        paths.model("smoke", "litebird_lft", "gan_reference"),
+        paths.cube("smoke", "litebird_lft", "litebird_2032", generator),
+    ]
+    missing = {str(p.relative_to(root)) for p in expected} - outs
+    assert not missing
+
+
+def test_analytics_are_off():
+    text = (paths.root() / ".dvc" / "config").read_text()
+    assert "analytics = false" in text and "check_update = false" in text
