@@ -26,7 +26,7 @@ class Environment(_Section):
 
     title: str
     phi_mv: Annotated[float, Field(ge=0, le=3000)]
-    lis: Literal["helmod_2017"]
+    lis: Literal["burger_2000", "helmod_2017"]
     source: str
 
 
@@ -66,7 +66,7 @@ class Tes(_Section):
     optical_power_w: NonNegative
     saturation_power_w: Positive
     shunt_resistance_ohm: Positive
-    inductance_h: NonNegative
+    inductance_h: Positive
     optical_efficiency: Annotated[float, Field(gt=0, le=1)]
     readout_noise_a_per_rthz: NonNegative
 
@@ -88,16 +88,23 @@ class Mission(_Section):
 class EnvironmentNotebook(_Section):
     energy_min_mev: Positive
     energy_max_mev: Positive
+    threshold_mev_per_nucleon: Positive
+    n_lines: Count
 
 
 class DepositsNotebook(_Section):
-    n_wafer_primaries: Count
-    n_tes_primaries: Count
-    energy_min_mev: Positive
-    energy_max_mev: Positive
+    """Geant4 library of one split; primaries are counted before strata drop those of others."""
+
+    n_wafer_primaries: Count = Field(description="per split, towards the wafer")
+    n_shield_primaries: Count = Field(description="per split, through the shield past the wafer")
+    n_tes_primaries: Count = Field(description="per split, shared by all TES")
+    energy_min_mev_per_nucleon: Positive
+    energy_max_mev_per_nucleon: Positive
     proposal_environment: str
     cell_mm: Positive
     production_cut_um: Positive
+    tes_production_cut_um: Positive
+    shield_production_cut_um: Positive
     n_workers: Count
 
 
@@ -115,22 +122,46 @@ class ExploreNotebook(_Section):
 
 
 class TrainGanNotebook(_Section):
+    """Training of the reference GAN; learning rates and beta_1 are those of Keras."""
+
     environment: str
     loss: Literal["binary_crossentropy", "wasserstein"]
     generator_optimizer: Literal["adam", "nadam", "sgd"]
     discriminator_optimizer: Literal["adam", "nadam", "sgd"]
     generator_learning_rate: Positive
     discriminator_learning_rate: Positive
+    beta_1: Annotated[float, Field(ge=0, lt=1)]
     activation: Literal["leaky_relu", "relu", "tanh"]
     kernel_length: Count
     batch_size: Count
+    steps_per_epoch: Count
     discriminator_pretraining_epochs: Annotated[int, Field(ge=0)]
     gan_epochs: Count
-    steps_per_epoch: Count
-    extra_discriminator_steps: Annotated[int, Field(ge=0)]
+    discriminator_updates: Count = Field(description="for each update of the generator")
+    extra_discriminator_steps: Annotated[int, Field(ge=0, description="after each epoch")]
     synthetic_weight: Positive
-    label_smoothing: Fraction
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     input_noise_sigma: NonNegative
+    gradient_penalty: NonNegative
+    stretch_sigma: NonNegative
+
+    @model_validator(mode="after")
+    def _wasserstein_has_no_labels(self):
+        # A critic's score may be shifted freely only if both terms of its loss weigh the same.
+        if self.loss == "wasserstein":
+            allowed = {"synthetic_weight": 1, "label_smoothing": 0}
+            for key, value in allowed.items():
+                if getattr(self, key) != value:
+                    raise CrabError(
+                        f"train_gan.{key} = {getattr(self, key)}: allowed with loss = wasserstein "
+                        f"is {value}"
+                    )
+            if not self.gradient_penalty:
+                raise CrabError(
+                    f"train_gan.gradient_penalty = {self.gradient_penalty}: allowed with "
+                    "loss = wasserstein are numbers > 0, usually 10"
+                )
+        return self
 
 
 class GenerateNotebook(_Section):
@@ -139,8 +170,12 @@ class GenerateNotebook(_Section):
 
 
 class KpisNotebook(_Section):
-    window_samples: Count
+    window_samples: Annotated[int, Field(ge=64)]
+    classifier_windows: Annotated[list[Annotated[int, Field(ge=64)]], Field(min_length=1)]
+    segment_samples: Annotated[int, Field(ge=64)]
     n_bins: Count
+    clip_sigma: Positive
+    hwp_rpm: dict[Literal["LFT", "MFT", "HFT"], Positive]
 
 
 class Profile(_Section):

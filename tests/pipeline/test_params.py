@@ -24,7 +24,7 @@ def test_own_file_is_valid_and_complete():
     assert {"smoke", "full"} <= set(settings.profiles)
     assert {"solar_min_2009", "solar_max_2014", "litebird_2032"} <= set(settings.environments)
     # PyYAML reads 1e5 as text; a number that became text would not have passed the types.
-    assert isinstance(settings.profiles["smoke"].deposits.energy_max_mev, float)
+    assert isinstance(settings.profiles["smoke"].deposits.energy_max_mev_per_nucleon, float)
 
 
 def test_defaults_of_the_repository_build_the_smoke_profile_only():
