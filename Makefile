@@ -37,13 +37,14 @@ test: setup ## run all tests
 	python -m pytest
 
 lab: setup ## open the notebooks in JupyterLab
-	jupyter lab --notebook-dir=$(CURDIR) notebooks
+	jupyter lab --notebook-dir=notebooks
 
 report: setup ## render the reports again from what has been run
 	crab report
 
-full: setup ## publication settings: hours on a workstation, networks need a GPU
-	crab full
+full: setup ## publication settings too: hours on a workstation, networks want a GPU
+	sed -i '/^active_profiles/,/^active_missions/{/^  - full$$/d;s/^  - smoke$$/  - smoke\n  - full/}' params.yaml
+	dvc repro
 
 bench: setup ## measure speed; writes reports/tables/benchmarks.csv
 	python -m benchmarks
