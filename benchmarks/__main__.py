@@ -15,7 +15,7 @@ import pandas as pd
 
 from crab import generators, io, params, paths
 from crab.generators.training import GanTraining
-from crab.physics import instrument, montecarlo, transport
+from crab.physics import instrument, montecarlo, spectra, transport
 
 PROFILE, MISSION = "smoke", "litebird_lft"
 COLUMNS = ("what", "value", "unit", "reference", "ratio")
@@ -63,7 +63,7 @@ def monte_carlo(settings: params.Params, environment: str) -> list[tuple]:
             Path(folder),
         )
         transport_s = time.perf_counter() - start
-    rate_hz = montecarlo.event_rates_hz(library, settings.environments[environment]).sum()
+    rate_hz = spectra.event_rates_hz(library, settings.environments[environment]).sum()
     n_events = library.sizes["event"]
     duration_s = 1800.0
 

@@ -4,6 +4,7 @@ import ast
 import os
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 import nbformat
@@ -16,8 +17,6 @@ from crab import params, paths
 from crab.errors import CrabError
 
 _KERNEL_START_S = 120
-# Sockets of the file system: no open ports, and no warning about them.
-_IPC = Config({"KernelManager": {"transport": "ipc"}})
 _MATRIX_KEYS = ("mission", "environment")
 
 
@@ -155,6 +154,7 @@ def run(name: str, profile: str, keys: dict[str, str]) -> Path:
     }
     os.environ.update(environ)
     for attempt in (1, 2):
+        sockets = tempfile.TemporaryDirectory(prefix="crab-")
         try:
             papermill.execute_notebook(
                 str(source),
@@ -165,7 +165,7 @@ def run(name: str, profile: str, keys: dict[str, str]) -> Path:
                 progress_bar={"desc": target.stem, "leave": True},
                 stderr_file=sys.stderr,
                 start_timeout=_KERNEL_START_S,
-                config=_IPC,
+                config=_own_sockets(sockets.name),
             )
             break
         except PapermillExecutionError as error:
@@ -175,6 +175,8 @@ def run(name: str, profile: str, keys: dict[str, str]) -> Path:
             if attempt == 2 or "before replying" not in str(error):
                 raise
             tqdm.write(f"{target.stem}: the kernel did not start, trying once more")
+        finally:
+            sockets.cleanup()
     executed = nbformat.read(working, as_version=4)
     nbformat.write(clean(executed), target)
     working.unlink()
@@ -217,6 +219,11 @@ def write_sources() -> list[Path]:
         target.write_text(code_cells(source))
         written.append(target)
     return written
+
+
+def _own_sockets(folder: str) -> Config:
+    # Sockets of the file system: no open ports, no warning about them, nothing in notebooks/.
+    return Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
 
 
 def _same_names(declared_values: dict, given: dict, source: Path) -> None:

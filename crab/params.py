@@ -124,7 +124,6 @@ class ExploreNotebook(_Section):
 class TrainGanNotebook(_Section):
     """Training of the reference GAN; learning rates and beta_1 are those of Keras."""
 
-    environment: str
     loss: Literal["binary_crossentropy", "wasserstein"]
     generator_optimizer: Literal["adam", "nadam", "sgd"]
     discriminator_optimizer: Literal["adam", "nadam", "sgd"]
@@ -196,6 +195,7 @@ class Params(_Section):
     active_profiles: Annotated[list[str], Field(min_length=1)]
     active_missions: Annotated[list[str], Field(min_length=1)]
     active_environments: Annotated[list[str], Field(min_length=1)]
+    training_environment: str
     seed: Annotated[int, Field(ge=0)]
     environments: dict[str, Environment]
     missions: dict[str, Mission]
@@ -210,12 +210,17 @@ class Params(_Section):
         ):
             for name in getattr(self, key):
                 choose(key, name, table)
+        if self.training_environment not in self.active_environments:
+            raise CrabError(
+                f"training_environment = {self.training_environment!r}: allowed are those of "
+                f"active_environments: {', '.join(self.active_environments)}"
+            )
         for key, profile in self.profiles.items():
-            for setting, name in (
-                ("deposits.proposal_environment", profile.deposits.proposal_environment),
-                ("train_gan.environment", profile.train_gan.environment),
-            ):
-                choose(f"profiles.{key}.{setting}", name, self.environments)
+            choose(
+                f"profiles.{key}.deposits.proposal_environment",
+                profile.deposits.proposal_environment,
+                self.environments,
+            )
         return self
 
 

@@ -11,6 +11,7 @@ al. 2021, Phys. Rep. 894, 1; compared when the spectra were chosen, the points a
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 from astropy import units
 from scipy.optimize import curve_fit
 
@@ -22,6 +23,7 @@ __all__ = [
     "SPECIES",
     "convert_phi",
     "differential_flux",
+    "event_rates_hz",
     "fit_phi",
     "integral_flux",
     "isotropic_lines",
@@ -313,3 +315,27 @@ def _modulated(species: str, energy_mev, phi_mv: float, lis: str) -> np.ndarray:
     momentum_ratio2 = energy * (energy + 2 * particle.mass_mev)
     momentum_ratio2 /= outside * (outside + 2 * particle.mass_mev)
     return lis_flux(species, outside, lis) * momentum_ratio2
+
+
+def event_rates_hz(library: xr.Dataset, environment: Environment) -> np.ndarray:
+    """Rate of each event of a deposit library in an environment.
+
+    Parameters
+    ----------
+    library : xarray.Dataset
+        Deposit library with ``species``, ``energy_mev`` and ``aperture_m2_sr_mev`` per event.
+    environment : Environment
+
+    Returns
+    -------
+    ndarray, shape (n_events,)
+        J(species, E) times the event's aperture, in 1/s; the sum is the hit rate.
+    """
+    names = str(library["species"].attrs["flag_meanings"]).split()
+    species = library["species"].values
+    energy_mev = library["energy_mev"].values.astype(float)
+    flux = np.zeros(len(species))
+    for index in np.unique(species):
+        chosen = species == index
+        flux[chosen] = differential_flux(environment, names[index], energy_mev[chosen])
+    return flux * library["aperture_m2_sr_mev"].values

@@ -90,8 +90,11 @@ def test_stage_depends_on_its_notebook_and_its_parameters(stage):
     assert f"build/source/{stem}.py" in spec["deps"]
     assert "seed" in spec["params"]
     assert f"profiles.${{item.profile}}.{notebooks.section(stem)}" in spec["params"]
-    for key in ("mission", "environment"):
-        assert (f"--{key} " in spec["cmd"]) == (key in spec["matrix"])
+    assert ("--mission ${item.mission}" in spec["cmd"]) == ("mission" in spec["matrix"])
+    # One environment is trained on; the others are simulated and explored.
+    trained = "--environment ${training_environment}" in spec["cmd"]
+    assert trained == ("training_environment" in spec["params"])
+    assert ("--environment ${item.environment}" in spec["cmd"]) == ("environment" in spec["matrix"])
 
 
 def test_source_stage_writes_every_notebook():
@@ -116,6 +119,7 @@ def test_files_others_rely_on_are_outputs():
             name = out if isinstance(out, str) else next(iter(out))
             for key, value in keys.items():
                 name = name.replace(f"${{item.{key}}}", value)
+            name = name.replace("${training_environment}", keys["environment"])
             outs.add(name)
     generator = params.load().profiles["smoke"].generate.generator
     expected = [
