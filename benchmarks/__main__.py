@@ -111,6 +111,7 @@ def network(settings: params.Params, environment: str) -> list[tuple]:
         training = GanTraining(
             chosen, train, validation, settings.seed, Path(folder) / "gan_reference.keras"
         )
+        training.build_gan()
         training.train(1)  # compiles
         per_epoch = seconds(lambda: training.train(1), 3)
     model = generators.get("gan_reference").load(paths.model(PROFILE, MISSION, "gan_reference"))

@@ -174,11 +174,11 @@ def _number_figures(notebook) -> None:
 
 
 def _heading(notebook) -> tuple[str, str]:
-    lines = [line.strip() for line in notebook.cells[0].source.splitlines() if line.strip()]
-    title = lines[0].lstrip("# ")
-    rest = [re.sub(r"[*_`]", "", line) for line in lines[1:] if not line.startswith("#")]
-    question = next((line for line in rest if "?" in line), rest[0] if rest else "")
-    return title, question
+    """Title, and the first sentence below it."""
+    title, _, rest = notebook.cells[0].source.strip().partition("\n")
+    paragraph = re.sub(r"[*_`]", "", " ".join(rest.strip().split("\n\n")[0].split()))
+    sentence = re.match(r".+?[.?!](?=\s|$)", paragraph)
+    return title.lstrip("# "), sentence.group() if sentence else paragraph
 
 
 def _code_title(cell) -> str:

@@ -126,6 +126,7 @@ def test_runner_passes_values_cleans_and_renders(project, tmp_path):
         "out = report.Outputs(profile, f'04_explore-{mission}-{environment}')\n"
         "fig, ax = plots.figure(); ax.plot([0, 1]); out.figure(fig, 'line', 'A $y_2$ line.')\n"
         "out.number('slope', 1.5e-9, 2e-10, 'W/s'); out.close()",
+        "import pandas as pd\nout.table(pd.DataFrame({'quantity': ['heat']}), 'list', 'A list.')",
     )
     first = notebooks.run("04_explore", "smoke", KEYS).read_bytes()
     assert notebooks.run("04_explore", "smoke", KEYS).read_bytes() == first
@@ -139,6 +140,7 @@ def test_runner_passes_values_cleans_and_renders(project, tmp_path):
     page = paths.html("smoke", "04_explore-litebird_lft-litebird_2032").read_text()
     assert "New words?" in page and "SMOKE" in page
     assert "<b>Figure 1.</b> A <math" in page and "data:image/png;base64," in page
+    assert "<td>heat</td>" in page
     for text in (page, index.read_text()):
         assert "<script" not in text and 'src="http' not in text
     assert "04_explore-litebird_lft-litebird_2032.html" in index.read_text()

@@ -1,0 +1,146 @@
+"""The whole scorecard: it lets the Monte Carlo pass and stops generators that are broken."""
+
+import numpy as np
+import pytest
+from synthetic_cubes import WINDOW, make_tod, to_cube
+
+from crab import CrabError, seeds
+from crab.metrics import scorecard
+
+SETTINGS = {
+    "seed": 3,
+    "window_samples": WINDOW,
+    "classifier_windows": (WINDOW, 10**6),
+    "segment_samples": WINDOW,
+    "n_bins": 15,
+    "hwp_rpm": 46.0,
+}
+SPEED = {"generation_time": (1e-5, 1e-6), "generation_time_per_detector": (3e-6, 3e-7)}
+# The synthetic cubes are too short for the bins of the spectrum.
+SHARPNESS = set(scorecard.SHARPNESS)
+
+
+@pytest.fixture(scope="module")
+def null(real):
+    return scorecard.compare(real[1], real[2], **SETTINGS)
+
+
+def judge(tod, real, null):
+    """Scorecard of a TOD by metric."""
+    ours = scorecard.compare(to_cube(tod), real[0], **SETTINGS)
+    table = scorecard.tabulate(
+        ours,
+        null,
+        profile="smoke",
+        mission="litebird_lft",
+        environment="litebird_2032",
+        generator="test",
+        **SPEED,
+    )
+    return table.set_index("metric")
+
+
+def failed(table):
+    return set(table.index[(table["pass"] == False).fillna(False)])  # noqa: E712
+
+
+def test_a_second_monte_carlo_passes(real, null):
+    table = judge(real[1]["tod"].values, real, null)
+    assert failed(table) - SHARPNESS == set()
+    assert table.reset_index().columns.tolist()[0] == "metric"
+    for metric in ("c2st_auc", "w1", "psd_ratio", "rho_error", "sample_correlation"):
+        assert table.loc[metric, "value"] >= 0
+        assert table.loc[metric, "error"] > 0
+        assert np.isfinite(table.loc[metric, "real_vs_real"])
+    # What lies beyond the data is said, and what has no limit neither passes nor fails.
+    assert table.loc["psd_bin_error", "value"] > table.loc["psd_bin_error", "must"]
+    assert table["pass"].isna()[["skewness", "kurtosis", "quantile_1e-03"]].all()
+
+
+def test_five_percent_too_large(real, null):
+    """The reference itself, 5 % too large: power 1.05^2 - 1 too high in every bin."""
+    table = judge(np.float32(1.05) * real[0]["tod"].values, real, null)
+    assert {"w1", "psd_ratio"} <= failed(table)
+    assert table.loc["psd_ratio", "value"] == pytest.approx(0.1025, rel=1e-4)
+
+
+def test_shuffled_detectors(real, null):
+    table = judge(real[1]["tod"].values[[2, 0, 1]], real, null)
+    assert {"rho_error", "rho_error_continuum"} <= failed(table)
+    assert table.loc["w1", "pass"]
+
+
+def test_independent_detectors(real, null):
+    """A generator of one detector at a time: right in everything but the correlation."""
+    rows = [make_tod(f"independent {i}")[i] for i in range(3)]
+    table = judge(np.array(rows), real, null)
+    assert {"rho_error", "rho_error_continuum"} <= failed(table)
+    assert table.loc[["c2st_auc", "w1", "sample_correlation"], "pass"].all()
+    assert table.loc["rho_error_continuum", "value"] > 0.5
+
+
+def test_repeated_windows(real, null):
+    tod = np.tile(make_tod("d", 16 * WINDOW), (1, 8))
+    table = judge(tod, real, null)
+    assert {"sample_correlation", "sample_correlation_excess"} <= failed(table)
+    assert table.loc["sample_correlation", "value"] == pytest.approx(7 / 127, rel=0.15)
+    assert table.loc["sample_correlation", "real_vs_real"] < 0.01
+
+
+def test_wrong_tail(real, null):
+    """The reference with random phases: its variance and spectrum, but Gaussian, without hits."""
+    spectrum = np.fft.rfft(real[0]["tod"].values)
+    phase = seeds.rng(3, "phases").uniform(0, 2 * np.pi, spectrum.shape)
+    table = judge(np.fft.irfft(np.abs(spectrum) * np.exp(1j * phase)), real, null)
+    assert {"c2st_auc", "w1"} <= failed(table)
+    assert table.loc["psd_ratio", "pass"]
+    assert table.loc["quantile_1e-03", "value"] < -0.2
+
+
+@pytest.mark.filterwarnings("ignore:Precision loss:RuntimeWarning")
+def test_a_dead_generator_fails_every_test(real, null):
+    table = judge(np.zeros((3, 32 * WINDOW)), real, null)
+    assert failed(table) >= set(scorecard.LIMITS) - SHARPNESS - set(SPEED)
+
+
+def test_slow_generation_fails(null):
+    """Geant4 and the detector simulation took 30 times the TOD of 12 detectors."""
+    table = scorecard.tabulate(
+        null, null, profile="p", mission="m", environment="e", generator="g",
+        generation_time=(30.0, 1.0), generation_time_per_detector=(2.5, 0.1),
+    ).set_index("metric")  # fmt: skip
+    assert failed(table) >= set(SPEED)
+
+
+def test_score_gives_the_columns_that_others_read(real, null):
+    short = [cube.isel(time=slice(0, 20 * WINDOW)) for cube in real]
+    table = scorecard.score(
+        short[1], short[0], short[0], short[2],
+        profile="smoke", generator="gan_reference", **SPEED, **SETTINGS,
+    )  # fmt: skip
+    assert tuple(table.columns) == scorecard.COLUMNS
+    assert set(scorecard.LIMITS) <= set(table["metric"])
+    assert set(table["generator"]) == {"gan_reference"}
+    assert set(table["environment"]) == {"litebird_2032"}
+
+
+def test_one_detector_has_no_correlation_row_that_passes(real):
+    one = [cube.isel(detector=[0], time=slice(0, 20 * WINDOW)) for cube in real]
+    ours = scorecard.compare(one[1], one[0], **SETTINGS)
+    assert ours.rho is None
+    assert np.isnan(ours.rows["rho_error"].value)
+
+
+def test_too_short_for_every_window(real):
+    short = [cube.isel(time=slice(0, 18 * WINDOW)) for cube in real]
+    with pytest.raises(CrabError, match=r"classifier_windows = \[1060\]: none fits 16 times"):
+        scorecard.compare(short[0], short[1], **SETTINGS | {"classifier_windows": [1060]})
+
+
+def test_cubes_of_different_environments(real):
+    other = real[1].assign_attrs(environment="solar_min_2009")
+    with pytest.raises(CrabError, match="real_b: environment = 'solar_min_2009'"):
+        scorecard.score(
+            real[0], real[0], real[0], other,
+            profile="p", generator="g", **SPEED, **SETTINGS,
+        )  # fmt: skip
