@@ -124,6 +124,7 @@ class ExploreNotebook(_Section):
 class TrainGanNotebook(_Section):
     """Training of the reference GAN; learning rates and beta_1 are those of Keras."""
 
+    accelerator: Literal["optional", "required"]
     loss: Literal["binary_crossentropy", "wasserstein"]
     generator_optimizer: Literal["adam", "nadam", "sgd"]
     discriminator_optimizer: Literal["adam", "nadam", "sgd"]

@@ -37,7 +37,14 @@ with _silent_stderr():
     else:
         raise ImportError(f"KERAS_BACKEND = {NAME!r}: CRAB's networks know 'tensorflow' and 'jax'")
 
-__all__ = ["NAME", "compile_step", "keras", "value_and_grad"]
+__all__ = ["NAME", "compile_step", "has_accelerator", "keras", "value_and_grad"]
+
+
+def has_accelerator() -> bool:
+    """Whether the library computes on a GPU or a TPU here."""
+    if NAME == "jax":
+        return jax.default_backend() != "cpu"
+    return bool(tf.config.list_physical_devices("GPU") or tf.config.list_physical_devices("TPU"))
 
 
 def value_and_grad(function, values):

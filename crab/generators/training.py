@@ -26,7 +26,7 @@ from crab.errors import CrabError
 from crab.generators import files, gan, windows
 from crab.generators.adversarial import METRICS, AdversarialPair, discriminator_loss
 from crab.generators.backend import NAME as BACKEND
-from crab.generators.backend import keras
+from crab.generators.backend import has_accelerator, keras
 from crab.generators.normalise import Normalisation
 from crab.io import content_hash
 from crab.params import TrainGanNotebook
@@ -87,6 +87,7 @@ class GanTraining:
         path: str | Path,
     ):
         self.settings, self.seed, self.path = settings, seed, Path(path)
+        _check_accelerator(settings)
         _check(train, validation)
         self.normalisation = Normalisation.fit(train, settings.stretch_sigma)
         self._labels = (train.attrs["mission"], train.attrs["environment"], self.path.stem)
@@ -324,6 +325,15 @@ def mean_pair_correlation(values: np.ndarray) -> float:
     """
     matrix = np.corrcoef(values)
     return float(np.abs(matrix[np.triu_indices(len(values), 1)]).mean())
+
+
+def _check_accelerator(settings: TrainGanNotebook) -> None:
+    if settings.accelerator == "required" and not has_accelerator():
+        raise CrabError(
+            "train_gan.accelerator = 'required', and Keras sees no GPU here: train where there is "
+            "one (KERAS_BACKEND=jax will do) and bring data/models back, `dvc pull` the network, "
+            "or allow hours on this machine with 'optional' in params.yaml"
+        )
 
 
 def _check(train: xr.Dataset, validation: xr.Dataset) -> None:

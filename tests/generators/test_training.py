@@ -10,7 +10,7 @@ from crab import params
 from crab.errors import CrabError
 from crab.generators import gan
 from crab.generators.adversarial import METRICS, AdversarialPair, discriminator_loss, generator_loss
-from crab.generators.backend import keras
+from crab.generators.backend import has_accelerator, keras
 from crab.generators.training import GanTraining, mean_pair_correlation, schedule
 
 SEED = 20320401
@@ -260,3 +260,14 @@ def test_pair_correlation_sees_a_collapse():
     assert mean_pair_correlation(white) == pytest.approx(np.sqrt(2 / np.pi / 1060), rel=0.1)
     same = white[:1] + 1e-3 * rng.normal(size=(20, 1060))
     assert mean_pair_correlation(same) > 0.999
+
+
+def test_required_accelerator_is_asked_for(settings, train_cube, validation_cube, tmp_path):
+    """A laptop must not silently start hours of training."""
+    wanted = settings.model_copy(update={"accelerator": "required"})
+    path = tmp_path / "gan_reference.keras"
+    if has_accelerator():
+        GanTraining(wanted, train_cube, validation_cube, SEED, path)
+        return
+    with pytest.raises(CrabError, match=r"accelerator = 'required'.*dvc pull"):
+        GanTraining(wanted, train_cube, validation_cube, SEED, path)
