@@ -171,7 +171,8 @@ def check_record(
 
 
 def _keras_bytes(model: keras.Model) -> bytes:
-    # Keras stamps the time of day into metadata.json and into members of the zip archive.
+    # Keras stamps the time of day into metadata.json and into members of the zip archive, and
+    # memory addresses into config.json.
     with tempfile.TemporaryDirectory() as folder:
         saved = Path(folder) / "model.keras"
         model.save(saved)
@@ -183,5 +184,21 @@ def _keras_bytes(model: keras.Model) -> bytes:
                     version = json.loads(content)["keras_version"]
                     metadata = {"keras_version": version, "date_saved": "1980-01-01@00:00:00"}
                     content = json.dumps(metadata).encode()
+                elif name == "config.json":
+                    content = json.dumps(_renumbered(json.loads(content), {})).encode()
                 target.writestr(zipfile.ZipInfo(name, _ZIP_DATE), content)
     return fixed.getvalue()
+
+
+def _renumbered(node, numbers: dict[int, int]):
+    """A Keras configuration with its shared objects numbered by first appearance."""
+    if isinstance(node, list):
+        return [_renumbered(item, numbers) for item in node]
+    if not isinstance(node, dict):
+        return node
+    return {
+        key: numbers.setdefault(value, len(numbers))
+        if key == "shared_object_id"
+        else _renumbered(value, numbers)
+        for key, value in node.items()
+    }

@@ -235,6 +235,25 @@ def test_truncated_or_foreign_network_is_refused(copy):
         gan.GanReference.load(copy)
 
 
+def test_bytes_do_not_depend_on_memory_or_time(tmp_path):
+    """Keras writes addresses of objects: another process, here another policy, has others."""
+    policy = keras.config.dtype_policy()
+    written = []
+    try:
+        for name in ("a", "b"):
+            keras.config.set_dtype_policy(keras.DTypePolicy("float32"))
+            path = tmp_path / f"{name}.keras"
+            files.write_model(path, gan.generator(seed=3), {})
+            written.append((path.read_bytes(), keras.config.dtype_policy()))
+    finally:
+        keras.config.set_dtype_policy(policy)
+    assert written[0][1] is not written[1][1]
+    assert written[0][0] == written[1][0]
+    loaded = keras.saving.load_model(path)
+    z = gan.latents(np.random.default_rng(0), 2)
+    np.testing.assert_array_equal(np.asarray(loaded(z)), np.asarray(gan.generator(seed=3)(z)))
+
+
 def test_registry():
     assert "gan_reference" in generators.names()
     for name in generators.names():
