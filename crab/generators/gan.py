@@ -161,8 +161,10 @@ class GanReference:
 
     name = "gan_reference"
     windowed = True
-    # Windows are computed in fixed groups: floats then do not depend on what was asked for.
-    group_windows = 32
+    # Windows are computed in fixed groups of neighbours and detectors: floats then do not depend
+    # on what was asked for. Sizes are a compromise between short requests and speed.
+    group_windows = 16
+    group_detectors = 16
 
     def __init__(self, model: keras.Model, record: dict, normalisation):
         self.model = model
@@ -236,23 +238,25 @@ class GanReference:
         group_samples = self.group_windows * WINDOW_SAMPLES
         first = start_sample // group_samples
         last = (start_sample + n_samples - 1) // group_samples
-        values = np.stack(
-            [
-                np.concatenate([self._group(name, g, seed) for g in range(first, last + 1)])
-                for name in detectors
-            ]
-        )
+        groups = [self._group(g, seed) for g in range(first, last + 1)]
+        values = np.concatenate(groups, axis=1)
         begin = start_sample - first * group_samples
         return self.normalisation.inverse(values[:, begin : begin + n_samples])
 
-    def _group(self, detector: str, group: int, seed: int) -> np.ndarray:
-        labels = (self.record["mission"], self.record["environment"], detector, "latent")
+    def _group(self, group: int, seed: int) -> np.ndarray:
+        """All detectors of one group of windows, shape (n_det, group_windows * 1060)."""
+        mission, environment = self.record["mission"], self.record["environment"]
         first = group * self.group_windows
-        z = [
-            latents(seeds.rng(seed, *labels, block=block))
-            for block in range(first, first + self.group_windows)
-        ]
-        return np.asarray(self.model.predict_on_batch(np.stack(z))).reshape(-1)
+        rows = []
+        for begin in range(0, len(self.record["detectors"]), self.group_detectors):
+            z = [
+                latents(seeds.rng(seed, mission, environment, name, "latent", block=block))
+                for name in self.record["detectors"][begin : begin + self.group_detectors]
+                for block in range(first, first + self.group_windows)
+            ]
+            windows = np.asarray(self.model.predict_on_batch(np.stack(z)))
+            rows.append(windows.reshape(-1, self.group_windows * WINDOW_SAMPLES))
+        return np.concatenate(rows)
 
 
 def _glorot(seed: int, layer: str) -> keras.initializers.Initializer:
