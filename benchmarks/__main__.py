@@ -142,7 +142,7 @@ def network(settings: params.Params, environment: str) -> list[tuple]:
 
 def main() -> None:
     settings = params.load()
-    environment = settings.profiles[PROFILE].train_gan.environment
+    environment = settings.training_environment
     rows = machine() + monte_carlo(settings, environment) + network(settings, environment)
     frame = pd.DataFrame(rows, columns=COLUMNS)
     target = paths.root() / "reports" / "tables" / "benchmarks.csv"
