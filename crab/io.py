@@ -4,17 +4,22 @@ import errno
 import hashlib
 import io
 import os
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import h5netcdf
 import h5py
 import numpy as np
 import xarray as xr
+from tqdm.dask import TqdmCallback
 from xarray.backends import H5NetCDFStore
+from zarr.codecs import BloscCodec
 
 from crab import schema
 from crab.errors import CrabError
 
+_ROWS = 2**20  # rows in a chunk of a table
 _COMPRESSION = {"zlib": True, "complevel": 4, "shuffle": True}
 
 
@@ -70,24 +75,121 @@ def write(ds: xr.Dataset, path: str | Path) -> Path:
     return path
 
 
+def write_zarr(ds: xr.Dataset, path: str | Path, progress: bool = True) -> Path:
+    """Write a cube as Zarr v3, chunk by chunk: memory holds a few chunks, not the cube.
+
+    The folder appears under its name only when it is whole.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        TOD cube on dask, such as `crab.physics.montecarlo.lazy_cube` gives.
+    path : path-like
+        Folder that does not exist yet.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    pathlib.Path
+
+    Raises
+    ------
+    CrabError
+        If the cube is not valid, is not on dask, or the folder exists.
+    """
+    path = Path(path)
+    schema.validate(ds, str(path))
+    if ds["tod"].chunks is None:
+        raise CrabError(f"{path}: the cube is in memory: allowed here are cubes on dask")
+    partial = _new_folder(path)
+    # Chunks of one size, as Zarr wants them; a stretch may begin inside a chunk of the simulator.
+    ds = ds.chunk({"detector": -1, "time": max(ds["tod"].chunks[-1])})
+    # Zarr v3 has a stable form for strings of any length only.
+    words = {n: ds[n].load().astype(object) for n in ds.coords if ds[n].dtype.kind == "U"}
+    ds = ds.assign_coords(words)
+    codec = BloscCodec(cname="lz4", shuffle="shuffle")
+    encoding = {name: {"compressors": codec} for name in ds.data_vars}
+    bar = TqdmCallback(desc=path.name, disable=not progress)
+    with bar:
+        ds.to_zarr(partial, zarr_format=3, encoding=encoding, consolidated=False)
+    partial.rename(path)
+    return path
+
+
+def write_table_zarr(pieces: Iterable[xr.Dataset], path: str | Path) -> Path:
+    """Write a table that comes in pieces as Zarr v3, each appended to those before.
+
+    The folder appears under its name only when it is whole.
+
+    Parameters
+    ----------
+    pieces : iterable of xarray.Dataset
+        Tables of one dimension.
+    path : path-like
+        Folder that does not exist yet.
+
+    Returns
+    -------
+    pathlib.Path
+
+    Raises
+    ------
+    CrabError
+        If the folder exists.
+    """
+    path = Path(path)
+    partial = _new_folder(path)
+    for number, piece in enumerate(pieces):
+        (dim,) = piece.dims
+        if number == 0:
+            chunks = {name: {"chunks": (_ROWS,)} for name in piece.data_vars}
+            piece.to_zarr(partial, zarr_format=3, encoding=chunks, consolidated=False)
+        else:
+            piece.to_zarr(partial, append_dim=dim, zarr_format=3, consolidated=False)
+    partial.rename(path)
+    return path
+
+
+def _new_folder(path: Path) -> Path:
+    if path.exists():
+        raise CrabError(f"{path}: exists already: give another name, or remove it first")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    return partial
+
+
 def open_tod(path: str | Path) -> xr.Dataset:
     """Read and validate a TOD cube.
 
     Parameters
     ----------
     path : path-like
-        NetCDF4 file written by `write`, or by anyone who follows the schema.
+        NetCDF4 file written by `write`, or by anyone who follows the schema; or a Zarr folder.
 
     Returns
     -------
     xarray.Dataset
-        In memory; ``tod`` float32 in W.
+        ``tod`` float32 in W; in memory from a NetCDF4 file, on dask from a Zarr folder.
 
     Raises
     ------
     CrabError
         If the file is missing, truncated, or no valid cube.
     """
+    path = Path(path)
+    if path.is_dir():
+        try:
+            ds = xr.open_zarr(path, consolidated=False)
+            words = {
+                n: ds[n].copy(data=np.array(ds[n].values.tolist(), dtype=str))
+                for n in ds.coords
+                if ds[n].dtype.kind in "OT"
+            }
+            return schema.validate(ds.assign_coords(words), str(path))
+        except (OSError, ValueError, KeyError) as error:
+            raise CrabError(f"{path}: not a readable Zarr folder ({error})") from error
     return schema.validate(open_table(path), str(path))
 
 

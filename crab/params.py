@@ -5,123 +5,81 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from crab import paths
+from crab.descriptions import (
+    Absorber,
+    Box,
+    Count,
+    Environment,
+    Geometry,
+    InstrumentDatabase,
+    InstrumentTable,
+    LinearSensor,
+    Mission,
+    NonNegative,
+    Positive,
+    Section,
+    SolarEvent,
+    Tes,
+    WaferThermal,
+)
 from crab.errors import CrabError
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-Split = Literal["train", "validation", "test"]
+__all__ = [
+    "Absorber",
+    "Box",
+    "Environment",
+    "Geometry",
+    "InstrumentDatabase",
+    "InstrumentTable",
+    "LinearSensor",
+    "Mission",
+    "Params",
+    "SolarEvent",
+    "Tes",
+    "WaferThermal",
+    "choose",
+    "load",
+]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-
-class Environment(_Section):
-    """Cosmic-ray environment: a modulation potential with the LIS that it belongs to."""
-
-    title: str
-    phi_mv: Annotated[float, Field(ge=0, le=3000)]
-    lis: Literal["burger_2000", "helmod_2017"]
-    source: str
-
-
-class Geometry(_Section):
-    """What Geant4 builds: shield, wafer and TES absorbers, lengths in mm."""
-
-    shielding_al_mm: NonNegative
-    shield_radius_mm: Positive
-    wafer_side_mm: Positive
-    wafer_thickness_mm: Positive
-    pixel_pitch_mm: Positive
-    tes_ring_radius_mm: NonNegative
-    tes_side_mm: Positive
-    tes_thickness_mm: Positive
-    tes_material: str
-
-
-class WaferThermal(_Section):
-    """Heat in the wafer: Debye silicon, effective in-plane diffusion and a link to the bath."""
-
-    bath_temperature_k: Positive
-    debye_temperature_k: Positive
-    bath_conductance_w_per_k: Positive
-    diffusivity_m2_per_s: Positive
-    modes_per_axis: Count
-
-
-class Tes(_Section):
-    """Voltage-biased transition-edge sensor (Irwin & Hilton 2005 symbols in words)."""
-
-    critical_temperature_k: Positive
-    normal_resistance_ohm: Positive
-    operating_fraction: Annotated[float, Field(gt=0, lt=1)]
-    alpha: Positive
-    thermal_exponent: Positive
-    natural_time_constant_s: Positive
-    optical_power_w: NonNegative
-    saturation_power_w: Positive
-    shunt_resistance_ohm: Positive
-    inductance_h: Positive
-    optical_efficiency: Annotated[float, Field(gt=0, le=1)]
-    readout_noise_a_per_rthz: NonNegative
-
-
-class Mission(_Section):
-    """Where detectors sit and how they are read out."""
-
-    title: str
-    instrument_database: Literal["litebird-sim vPTEP"]
-    telescope: Literal["LFT", "MFT", "HFT"]
-    wafer: str
-    detectors: list[str] | None = Field(description="names; null for the whole wafer")
-    sampling_rate_hz: Positive
-    geometry: Geometry
-    wafer_thermal: WaferThermal
-    tes: Tes
-
-
-class EnvironmentNotebook(_Section):
+class EnvironmentNotebook(Section):
     energy_min_mev: Positive
     energy_max_mev: Positive
     threshold_mev_per_nucleon: Positive
     n_lines: Count
 
 
-class DepositsNotebook(_Section):
+class DepositsNotebook(Section):
     """Geant4 library of one split; primaries are counted before strata drop those of others."""
 
-    n_wafer_primaries: Count = Field(description="per split, towards the wafer")
+    n_target_primaries: Count = Field(description="per split, towards the wafer")
     n_shield_primaries: Count = Field(description="per split, through the shield past the wafer")
-    n_tes_primaries: Count = Field(description="per split, shared by all TES")
+    n_aimed_primaries: Count = Field(description="per split, shared by all TES")
     energy_min_mev_per_nucleon: Positive
     energy_max_mev_per_nucleon: Positive
     proposal_environment: str
     cell_mm: Positive
     production_cut_um: Positive
-    tes_production_cut_um: Positive
     shield_production_cut_um: Positive
     n_workers: Count
 
 
-class SimulateTodNotebook(_Section):
+class SimulateTodNotebook(Section):
     train_duration_s: Positive
     validation_duration_s: Positive
     test_duration_s: Positive
-    internal_rate_hz: Annotated[float, Field(ge=156.25)]
     direct_hits: Literal["linear", "nonlinear"]
 
 
-class ExploreNotebook(_Section):
+class ExploreNotebook(Section):
     segment_s: Positive
     threshold_sigma: Positive
 
 
-class TrainGanNotebook(_Section):
+class TrainGanNotebook(Section):
     """Training of the reference GAN; learning rates and beta_1 are those of Keras."""
 
     accelerator: Literal["optional", "required"]
@@ -164,21 +122,27 @@ class TrainGanNotebook(_Section):
         return self
 
 
-class GenerateNotebook(_Section):
+class GenerateNotebook(Section):
     generator: str
     duration_s: Positive
 
 
-class KpisNotebook(_Section):
+class KpisNotebook(Section):
     window_samples: Annotated[int, Field(ge=64)]
     classifier_windows: Annotated[list[Annotated[int, Field(ge=64)]], Field(min_length=1)]
     segment_samples: Annotated[int, Field(ge=64)]
     n_bins: Count
     clip_sigma: Positive
-    hwp_rpm: dict[Literal["LFT", "MFT", "HFT"], Positive]
 
 
-class Profile(_Section):
+class ValidationNotebook(Section):
+    n_beam_protons: Count
+    n_plate_primaries: Count
+    plate_cut_um: Positive
+    n_workers: Count
+
+
+class Profile(Section):
     """Settings of one profile: a section for each notebook, named like it."""
 
     environment: EnvironmentNotebook
@@ -188,14 +152,17 @@ class Profile(_Section):
     train_gan: TrainGanNotebook
     generate: GenerateNotebook
     kpis: KpisNotebook
+    validation: ValidationNotebook
 
 
-class Params(_Section):
+class Params(Section):
     """The whole of `params.yaml`."""
 
     active_profiles: Annotated[list[str], Field(min_length=1)]
     active_missions: Annotated[list[str], Field(min_length=1)]
     active_environments: Annotated[list[str], Field(min_length=1)]
+    survey_missions: list[str] = Field(description="simulated in one environment only")
+    survey_environment: str
     training_environment: str
     seed: Annotated[int, Field(ge=0)]
     environments: dict[str, Environment]
@@ -208,9 +175,23 @@ class Params(_Section):
             ("active_profiles", self.profiles),
             ("active_missions", self.missions),
             ("active_environments", self.environments),
+            ("survey_missions", self.missions),
         ):
             for name in getattr(self, key):
                 choose(key, name, table)
+        for key in ("active_missions", "survey_missions"):
+            for name in getattr(self, key):
+                if self.missions[name].geometry is None:
+                    raise CrabError(
+                        f"{key} = {name!r}: it has no geometry, so `dvc repro` cannot simulate it: "
+                        "allowed are missions with geometry and sensor; run notebooks on imported "
+                        "cubes with `crab run`"
+                    )
+        choose("survey_environment", self.survey_environment, self.environments)
+        for name in set(self.survey_missions) & set(self.active_missions):
+            raise CrabError(
+                f"survey_missions = {name!r}: allowed are missions that are not in active_missions"
+            )
         if self.training_environment not in self.active_environments:
             raise CrabError(
                 f"training_environment = {self.training_environment!r}: allowed are those of "
@@ -223,6 +204,9 @@ class Params(_Section):
                 self.environments,
             )
         return self
+
+
+_BY_KIND = ("instrument", "sensor")
 
 
 def choose(key: str, name: str, table: dict):
@@ -266,9 +250,14 @@ def load(path: str | Path | None = None) -> Params:
 
 
 def _explain(path: Path, fault: dict) -> str:
-    key = ".".join(str(part) for part in fault["loc"])
+    # Pydantic puts the kind of an instrument or sensor into the location: no key of the file.
+    loc = fault["loc"]
+    kept = [part for k, part in enumerate(loc) if k == 0 or loc[k - 1] not in _BY_KIND]
+    key = ".".join(map(str, kept))
     if fault["type"] == "value_error":
-        return f"{path}: {fault['ctx']['error']}"
+        return (
+            f"{path}: {key}: {fault['ctx']['error']}" if key else f"{path}: {fault['ctx']['error']}"
+        )
     if fault["type"] == "missing":
         return f"{path}: {key}: missing; add it"
     if fault["type"] == "extra_forbidden":

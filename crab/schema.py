@@ -28,13 +28,13 @@ _PARTS_TOLERANCE = 1e-5
 
 _LONG_NAMES = {
     "tod": "cosmic-ray background and noise",
-    "tod_wafer": "response to the wafer's temperature",
-    "tod_direct": "response to direct hits on the TES",
+    "tod_wafer": "response to heat of the silicon, wafer or die",
+    "tod_direct": "response to direct hits on the sensor",
     "tod_noise": "photon, phonon and readout noise",
 }
 _COORD_ATTRS = {
-    "x_mm": {"units": "mm", "long_name": "TES position on the wafer, x"},
-    "y_mm": {"units": "mm", "long_name": "TES position on the wafer, y"},
+    "x_mm": {"units": "mm", "long_name": "sensor's place, x"},
+    "y_mm": {"units": "mm", "long_name": "sensor's place, y"},
     "pol_angle_rad": {"units": "rad", "long_name": "polarisation angle"},
     "net_ukrts": {"units": "uK s^0.5", "long_name": "noise-equivalent temperature, CMB"},
     "joule_power_w": {"units": "W", "long_name": "Joule power at the operating point"},
@@ -80,7 +80,8 @@ def make_cube(
     variables = {
         name: (
             ("detector", "time"),
-            np.asarray(values, dtype=np.float32),
+            # Dask arrays stay as they are: to be computed when asked for.
+            values if hasattr(values, "dask") else np.asarray(values, dtype=np.float32),
             {"units": "W", "long_name": _LONG_NAMES.get(name, name)},
         )
         for name, values in parts.items()
@@ -163,7 +164,7 @@ def _check_tod(tod: xr.DataArray, where: str) -> None:
         raise CrabError(f"{where}: type {tod.dtype}: allowed is float32")
     if tod.attrs.get("units") != "W":
         raise CrabError(f"{where}: units = {tod.attrs.get('units')!r}: allowed is 'W'")
-    # Dask-backed cubes are checked when their chunks are computed, not here.
+    # A cube on dask is too large to be looked through here.
     if isinstance(tod.data, np.ndarray):
         bad = ~np.isfinite(tod.data)
         if bad.any():

@@ -32,8 +32,8 @@ PRUNED_LIST = "EM + FTFP_BERT hadronics; no neutron interactions; no phot, Rayl,
 DEPOSIT_DTYPE = np.dtype(
     [
         ("primary", "i4"),
-        ("volume", "i1"),  # 0 wafer, 1 TES
-        ("detector_index", "i2"),  # -1 for the wafer; witness films follow the TES
+        ("volume", "i1"),  # 0 wafer, 1, 2, ... absorbers in the geometry's order
+        ("detector_index", "i2"),  # -1 for the wafer; witness films follow the detectors
         ("x_mm", "f4"),
         ("y_mm", "f4"),
         ("deposit_ev", "f4"),
@@ -98,12 +98,13 @@ def set_datasets(scratch: Path) -> bool:
     return False
 
 
-def merge_cells(rows: list[tuple], setup: dict) -> np.ndarray:
+def merge_cells(rows: np.ndarray, setup: dict) -> np.ndarray:
     """Scored cells to deposits: fine cells of the wafer merge into cells of ``cell_mm``.
 
     Parameters
     ----------
-    rows : list of (primary, volume, fine cell or TES, deposit in MeV)
+    rows : ndarray, shape (n, 4)
+        From `crab.physics.geant4_world.World.run`.
     setup : dict
         See `crab.physics.transport.world_setup`.
 
@@ -111,22 +112,22 @@ def merge_cells(rows: list[tuple], setup: dict) -> np.ndarray:
     -------
     ndarray of `DEPOSIT_DTYPE`
         Sorted by primary and volume. On the wafer the position is the energy-weighted mean of
-        the fine cells' centres, on a TES its centre.
+        the fine cells' centres, in an absorber the detector's point.
     """
-    columns = np.array(rows, dtype=float).reshape(-1, 4)
-    columns = columns[columns[:, 3] > 0]
+    columns = rows[rows[:, 3] > 0]
     primary, volume, index = columns[:, :3].T.astype(np.int64)
     energy = columns[:, 3]
-    n, merged = setup["n_cells"], setup["merged_cells"]
-    width_mm = setup["wafer_side_mm"] / n
-    ix, iy = np.divmod(index, n)
     wafer = volume == 0
-    x = np.where(wafer, (ix + 0.5) * width_mm - setup["wafer_side_mm"] / 2, 0.0)
-    y = np.where(wafer, (iy + 0.5) * width_mm - setup["wafer_side_mm"] / 2, 0.0)
-    if not wafer.all():
-        films_mm = np.array(setup["tes_mm"] + setup["witness_mm"])
-        x[~wafer], y[~wafer] = films_mm[index[~wafer]].T
-    index = np.where(wafer, (ix // merged) * n + iy // merged, index)
+    x, y = np.empty((2, len(energy)))
+    places_mm = np.array(setup["detector_mm"] + setup["witness_mm"]).reshape(-1, 3)
+    x[~wafer], y[~wafer] = places_mm[index[~wafer], :2].T
+    if wafer.any():
+        n, merged = setup["n_cells"], setup["merged_cells"]
+        width_mm = setup["wafer_side_mm"] / n
+        ix, iy = np.divmod(index[wafer], n)
+        x[wafer] = (ix + 0.5) * width_mm - setup["wafer_side_mm"] / 2
+        y[wafer] = (iy + 0.5) * width_mm - setup["wafer_side_mm"] / 2
+        index[wafer] = (ix // merged) * n + iy // merged
     key, place = np.unique(np.stack([primary, volume, index], axis=1), axis=0, return_inverse=True)
     place = place.ravel()
     total = np.bincount(place, energy, len(key))
@@ -171,7 +172,8 @@ def unpack(content: bytes) -> dict[str, np.ndarray]:
 
 def run_batch(world, setup: dict, request: dict) -> np.ndarray:
     """Deposits of one batch: ``request`` holds ``primaries`` and ``seed``."""
-    return merge_cells(world.run(request["primaries"], int(request["seed"])), setup)
+    scratch = Path(setup["scratch"])
+    return merge_cells(world.run(request["primaries"], int(request["seed"]), scratch), setup)
 
 
 def main() -> None:

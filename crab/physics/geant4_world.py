@@ -4,6 +4,8 @@ Imported by `crab.physics.geant4_worker` alone, after it has set the environment
 data sets: ``import geant4_pybind`` reads them.
 """
 
+from pathlib import Path
+
 import geant4_pybind as g
 import numpy as np
 
@@ -14,7 +16,6 @@ PRUNED_PROCESSES = {
     "gamma": ("phot", "Rayl"),
     "neutron": ("neutronInelastic", "nCapture", "hadElastic"),
 }
-VOLUMES = ("wafer", "tes")
 VERSION = g.G4Version.split(":")[-1].strip(" $")
 LIGHT_PARTICLES = {(1, 1): "proton", (2, 4): "alpha", (-1, 0): "e-", (1, 0): "e+"}
 
@@ -65,23 +66,25 @@ def _physics_list(full_data: bool):
 
 
 class _Detector(g.G4VUserDetectorConstruction):
-    """Shell, the wafer at its centre, TES and witness films on the wafer's upper face."""
+    """Shell, the wafer at its centre if there is one, absorbers of detectors and witness films."""
 
     def __init__(self, setup: dict):
         super().__init__()
         self.setup = setup
         self.keep = []  # Geant4 holds bare pointers: Python must not collect what they point to
+        self.regions = {}
         self.scored = {}
 
-    def _logical(self, solid, material: str, region: bool = False):
+    def _logical(self, solid, material: str, region: str | None = None):
         found = g.G4NistManager.Instance().FindOrBuildMaterial(material)
         if found is None:
             raise ValueError(f"material = {material!r}: not in Geant4's NIST table")
         volume = g.G4LogicalVolume(solid, found, solid.GetName())
         self.keep += [solid, volume]
-        if region:
-            self.keep.append(g.G4Region(solid.GetName()))
-            self.keep[-1].AddRootLogicalVolume(volume)
+        if region is not None:
+            if region not in self.regions:
+                self.regions[region] = g.G4Region(region)
+            self.regions[region].AddRootLogicalVolume(volume)
         return volume
 
     def _place(self, volume, mother, x_mm=0.0, y_mm=0.0, z_mm=0.0, copy=0):
@@ -100,41 +103,51 @@ class _Detector(g.G4VUserDetectorConstruction):
         s, mm = self.setup, g.mm
         half = s["world_half_mm"] * mm
         world = self._logical(g.G4Box("world", half, half, half), "G4_Galactic")
-        if s["shield_thickness_mm"] > 0:
-            inner = s["shield_radius_mm"] * mm
-            outer = inner + s["shield_thickness_mm"] * mm
-            shell = g.G4Sphere("shield", inner, outer, 0, 360 * g.deg, 0, 180 * g.deg)
-            self._place(self._logical(shell, s["shield_material"], region=True), world)
+        for region, inner_mm, outer_mm in s["shells_mm"]:
+            radii = inner_mm * mm, outer_mm * mm
+            shell = g.G4Sphere(region, *radii, 0, 360 * g.deg, 0, 180 * g.deg)
+            self._place(self._logical(shell, s["shield_material"], region), world)
+        if s["wafer_side_mm"] is not None:
+            self._wafer(world)
+        for name, part in s["absorbers"].items():
+            self._absorber(world, name, part)
+        return self._place(world, None)
 
-        half, half_z_mm = s["wafer_side_mm"] / 2 * mm, s["wafer_thickness_mm"] / 2
-        half_z, n, width_mm = half_z_mm * mm, s["n_cells"], s["wafer_side_mm"] / s["n_cells"]
+    def _wafer(self, world):
+        s, mm = self.setup, g.mm
+        half, half_z = s["wafer_side_mm"] / 2 * mm, s["wafer_thickness_mm"] / 2 * mm
+        n, width_mm = s["n_cells"], s["wafer_side_mm"] / s["n_cells"]
         half_cell = width_mm / 2 * mm
-        wafer = self._logical(
-            g.G4Box("wafer", half, half, half_z), s["wafer_material"], region=True
-        )
+        wafer = self._logical(g.G4Box("wafer", half, half, half_z), s["wafer_material"], "wafer")
         self._place(wafer, world)
         row = g.G4Box("row", half_cell, half, half_z)
         row = self._slice(wafer, g.EAxis.kXAxis, row, n, width_mm)
         cell = g.G4Box("cell", half_cell, half_cell, half_z)
         cell = self._slice(row, g.EAxis.kYAxis, cell, n, width_mm)
-        self.scored["wafer"] = (cell, g.G4PSEnergyDeposit3D("energy", n, n, 1, 1, 0, 2))
+        self.scored["wafer"] = ([cell], g.G4PSEnergyDeposit3D("energy", n, n, 1, 1, 0, 2))
 
-        if s["tes_mm"]:
-            half, half_film_mm = s["tes_side_mm"] / 2 * mm, s["tes_thickness_mm"] / 2
-            film = g.G4Box("tes", half, half, half_film_mm * mm)
-            tes = self._logical(film, s["tes_material"], region=True)
-            for k, (x_mm, y_mm) in enumerate(s["tes_mm"] + s["witness_mm"]):
-                self._place(tes, world, x_mm, y_mm, half_z_mm + half_film_mm, k)
-            self.scored["tes"] = (tes, g.G4PSEnergyDeposit("energy"))
-        return self._place(world, None)
+    def _absorber(self, world, name: str, part: dict):
+        """All boxes of one detector have its number, so they score as one."""
+        s, volumes, logical = self.setup, [], {}
+        for centre_mm, size_mm in zip(part["centre_mm"], part["size_mm"], strict=True):
+            size_mm = tuple(size_mm)
+            if size_mm not in logical:
+                box = g.G4Box(name, *(side / 2 * g.mm for side in size_mm))
+                logical[size_mm] = self._logical(box, part["material"], name)
+                volumes.append(logical[size_mm])
+            for k, point_mm in enumerate(s["detector_mm"] + s["witness_mm"]):
+                at_mm = [p + c for p, c in zip(point_mm, centre_mm, strict=True)]
+                self._place(logical[size_mm], world, *at_mm, k)
+        self.scored[name] = (volumes, g.G4PSEnergyDeposit("energy"))
 
     def ConstructSDandField(self):
         # Geant4's own scorers, because a Python call for each step costs more than the step.
-        for name, (volume, scorer) in self.scored.items():
+        for name, (volumes, scorer) in self.scored.items():
             sensitive = g.G4MultiFunctionalDetector(name)
             g.G4SDManager.GetSDMpointer().AddNewDetector(sensitive)
             sensitive.RegisterPrimitive(scorer)
-            self.SetSensitiveDetector(volume, sensitive)
+            for volume in volumes:
+                self.SetSensitiveDetector(volume, sensitive)
             self.keep.append(sensitive)
 
 
@@ -166,27 +179,6 @@ class _Gun(g.G4VUserPrimaryGeneratorAction):
         self.gun.GeneratePrimaryVertex(event)
 
 
-class _EventAction(g.G4UserEventAction):
-    """Moves the sums of an event to a list of (primary, volume, cell or TES, energy in MeV)."""
-
-    def __init__(self, volumes: list[str]):
-        super().__init__()
-        self.volumes = [(VOLUMES.index(name), name) for name in volumes]
-        self.collections = None
-        self.rows = []
-
-    def EndOfEventAction(self, event):
-        if self.collections is None:
-            manager = g.G4SDManager.GetSDMpointer()
-            self.collections = [
-                (k, manager.GetCollectionID(f"{name}/energy")) for k, name in self.volumes
-            ]
-        i, collected = event.GetEventID(), event.GetHCofThisEvent()
-        for volume, collection in self.collections:
-            for index, energy in collected.GetHC(collection):
-                self.rows.append((i, volume, index, energy))
-
-
 class _Actions(g.G4VUserActionInitialization):
     def __init__(self, *actions):
         super().__init__()
@@ -216,20 +208,27 @@ class World:
         self.manager.SetUserInitialization(self.detector)
         self.manager.SetUserInitialization(self.physics)
         # Geant4 allows user actions only after the physics list is set.
-        volumes = ["wafer", "tes"] if setup["tes_mm"] else ["wafer"]
-        self.gun, self.events = _Gun(), _EventAction(volumes)
-        self.actions = _Actions(self.gun, self.events)
+        self.volumes = {} if setup["wafer_side_mm"] is None else {"wafer": 0}
+        self.volumes |= {name: k for k, name in enumerate(setup["absorbers"], start=1)}
+        self.gun = _Gun()
+        self.actions = _Actions(self.gun)
         self.manager.SetUserInitialization(self.actions)
         ui = g.G4UImanager.GetUIpointer()
         for command in ("/process/em/verbose 0", "/process/had/verbose 0", "/run/verbose 0"):
             ui.ApplyCommand(command)
+        if "shield_outer" in setup["cuts_um"]:
+            # Coarser scattering where electrons still have a skin to cross.
+            g.G4EmParameters.Instance().AddPhysics("shield_outer", "G4EmStandard_opt1")
         self.manager.Initialize()
         ui.ApplyCommand("/cuts/setLowEdge 100 eV")
         for region, cut_um in setup["cuts_um"].items():
             ui.ApplyCommand(f"/run/setCutForRegion {region} {cut_um} um")
+        # Geant4's own writer of scores, because a Python call for each event costs 10 us.
+        self.writer = g.G4GenericScoreNtupleWriter()
+        self.writer.SetVerboseLevel(0)
         self.manager.BeamOn(0)
 
-    def run(self, primaries: np.ndarray, seed: int) -> list[tuple]:
+    def run(self, primaries: np.ndarray, seed: int, scratch: Path) -> np.ndarray:
         """Track primaries.
 
         Parameters
@@ -239,13 +238,29 @@ class World:
             position in mm, unit direction.
         seed : int
             Geant4's seed, in [1, 2**31).
+        scratch : pathlib.Path
+            Folder for Geant4's files.
 
         Returns
         -------
-        list of (primary, volume, cell or TES, deposit in MeV)
-            Volume: index in `VOLUMES`. Cell: ``ix * n_cells + iy``.
+        ndarray, shape (n, 4)
+            Primary, volume, cell or detector, deposit in MeV. Volume: 0 wafer, then the
+            absorbers. Cell: ``ix * n_cells + iy``.
         """
         self.gun.rows = primaries.tolist()
+        self.writer.SetFileName(str(scratch / "scores.csv"))
         g.G4Random.setTheSeed(seed)
         self.manager.BeamOn(len(primaries))
-        return self.events.rows
+        tables = [np.empty((0, 4))]
+        for name, volume in self.volumes.items():
+            path = scratch / f"scores_nt_{name}_energy.csv"
+            if path.exists():  # Geant4 removes an empty one
+                event, index, energy = _read_scores(path)
+                tables.append(np.column_stack([event, np.full(len(event), volume), index, energy]))
+                path.unlink()
+        return np.concatenate(tables)
+
+
+def _read_scores(path: Path) -> np.ndarray:
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+    return np.array(",".join(lines).split(","), dtype=float).reshape(-1, 3).T

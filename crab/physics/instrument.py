@@ -1,11 +1,11 @@
-"""Detectors of a mission, from the instrument database that ships with litebird-sim.
+"""Detectors of a mission: from the instrument database of litebird-sim, or listed in params.yaml.
 
-Names, wafers, pixels, channels, bands, NET and polarisation angles are the database's (LiteBIRD
-vPTEP, arXiv:2202.02773). It holds no positions on the wafer: all its quaternions are the
+In the database, names, wafers, pixels, channels, bands, NET and polarisation angles are its own
+(LiteBIRD vPTEP, arXiv:2202.02773). It holds no positions on the wafer: all its quaternions are the
 identity. So positions are built from wafer, pixel index and pixel pitch. Pixels are numbered row
 by row, on a square grid for LFT (3 x 3 or 6 x 6) and on a hexagonal one for MFT and HFT (61, 127
 or 169, where the database orients wafers by the middle pixel); the grid is centred on the wafer.
-The TES of a pixel sit on a ring about its centre in the order of their channels, T before B.
+The sensors of a pixel sit on a ring about its centre in the order of their channels, T before B.
 """
 
 import difflib
@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 
 from crab.errors import CrabError
-from crab.params import Mission
+from crab.params import InstrumentDatabase, InstrumentTable, Mission
 
 RELEASE = "/releases/vPTEP/satellite"
 
@@ -41,11 +41,6 @@ def _telescope(telescope: str) -> dict[str, list[dict]]:
     for entries in wafers.values():
         entries.sort(key=lambda d: (d["pixel"], d["bandcenter_ghz"], d["pol"] != "T"))
     return dict(sorted(wafers.items()))
-
-
-def wafers(telescope: str) -> list[str]:
-    """Names of the wafers of a telescope (``"LFT"``, ``"MFT"`` or ``"HFT"``)."""
-    return list(_telescope(telescope))
 
 
 def pixel_centres_mm(telescope: str, n_pixels: int, pitch_mm: float) -> np.ndarray:
@@ -96,81 +91,123 @@ def detectors(mission: Mission) -> xr.Dataset:
     Parameters
     ----------
     mission : Mission
-        Entry of ``missions`` in params.yaml. ``detectors: null`` means the whole wafer.
+        Entry of ``missions`` in params.yaml. In a database, ``detectors: null`` means the whole
+        wafer.
 
     Returns
     -------
     xarray.Dataset
         No variables; coordinates on dimension ``detector``: ``detector`` (name), ``wafer``,
-        ``pixel``, ``channel``, ``x_mm`` and ``y_mm`` (TES position, origin at the wafer
-        centre), ``pol_angle_rad``, ``net_ukrts``, ``bandcenter_ghz``, ``bandwidth_ghz``. In the
-        order of the list, or by pixel, band, T before B for a whole wafer.
+        ``pixel``, ``channel``, ``x_mm``, ``y_mm`` and ``z_mm`` (sensor's position, origin at the
+        wafer's centre), ``pol_angle_rad``, ``net_ukrts``, ``bandcenter_ghz``, ``bandwidth_ghz``.
+        In the order of the list, or by pixel, band, T before B for a whole wafer.
 
     Raises
     ------
     CrabError
-        For an unknown wafer or detector, a repeated one, an empty list, or a TES that does not
-        fit on the wafer; the message has the valid choices.
+        For an unknown wafer or detector, a repeated one, an empty list, or an absorber that does
+        not fit on the wafer; the message has the valid choices.
     """
-    table = _telescope(mission.telescope)
-    if mission.wafer not in table:
-        raise CrabError(
-            f"wafer = {mission.wafer!r}: the {mission.telescope} wafers of "
-            f"{mission.instrument_database} are {', '.join(table)}"
-        )
-    entries = {d["name"]: d for d in table[mission.wafer]}
-    names = list(entries) if mission.detectors is None else list(mission.detectors)
-    _check_names(names, entries, mission)
+    source = mission.instrument
+    entries = _listed(source) if source.kind == "table" else _looked_up(source)
+    upper_mm = 0.0
+    if mission.geometry is not None and mission.geometry.wafer_thickness_mm is not None:
+        upper_mm = mission.geometry.wafer_thickness_mm / 2
+    for entry in entries:
+        entry["z_mm"] = upper_mm if entry["z_mm"] is None else entry["z_mm"]
+    _check_fit(mission, entries)
 
-    geometry = mission.geometry
-    pixels = [d["pixel"] for d in entries.values()]
-    centres = pixel_centres_mm(mission.telescope, len(set(pixels)), geometry.pixel_pitch_mm)
-    pixel = np.array([entries[name]["pixel"] for name in names])
-    # The place on the ring counts all detectors of the pixel, so it never depends on the choice.
-    mates = [[n for n, d in entries.items() if d["pixel"] == p] for p in pixel]
-    turn = [(m.index(n) + 0.5) / len(m) for m, n in zip(mates, names, strict=True)]
-    angle = 2 * np.pi * np.array(turn)
-    ring = geometry.tes_ring_radius_mm * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    x_mm, y_mm = (centres[pixel] + ring).T
-    reach = np.maximum(np.abs(x_mm), np.abs(y_mm)).max() + geometry.tes_side_mm / 2
-    if reach > geometry.wafer_side_mm / 2:
-        raise CrabError(
-            f"geometry.wafer_side_mm = {geometry.wafer_side_mm:g}: the outermost TES of wafer "
-            f"{mission.wafer} needs at least {2 * reach:.1f} mm (pixel_pitch_mm = "
-            f"{geometry.pixel_pitch_mm:g}, tes_ring_radius_mm = {geometry.tes_ring_radius_mm:g})"
-        )
+    def column(key, dtype, **attrs):
+        return ("detector", np.array([entry[key] for entry in entries], dtype=dtype), attrs)
 
-    def column(key, dtype):
-        return ("detector", np.array([entries[name][key] for name in names], dtype=dtype))
-
+    places = {
+        f"{axis}_mm": column(f"{axis}_mm", float, units="mm", long_name=f"sensor's place, {axis}")
+        for axis in "xyz"
+    }
     return xr.Dataset(
         coords={
-            "detector": ("detector", np.array(names)),
-            "wafer": column("wafer", str),
-            "pixel": ("detector", pixel.astype(np.int32), {"long_name": "pixel on the wafer"}),
+            "detector": column("name", str),
+            "wafer": ("detector", np.full(len(entries), source.wafer)),
+            "pixel": column("pixel", np.int32, long_name="pixel on the wafer"),
             "channel": column("channel", str),
-            "x_mm": ("detector", x_mm, {"units": "mm", "long_name": "TES position on wafer, x"}),
-            "y_mm": ("detector", y_mm, {"units": "mm", "long_name": "TES position on wafer, y"}),
-            "pol_angle_rad": (*column("pol_angle_rad", float), {"units": "rad"}),
-            "net_ukrts": (*column("net_ukrts", float), {"units": "uK s**0.5"}),
-            "bandcenter_ghz": (*column("bandcenter_ghz", float), {"units": "GHz"}),
-            "bandwidth_ghz": (*column("bandwidth_ghz", float), {"units": "GHz"}),
+            **places,
+            "pol_angle_rad": column("pol_angle_rad", float, units="rad"),
+            "net_ukrts": column("net_ukrts", float, units="uK s**0.5"),
+            "bandcenter_ghz": column("bandcenter_ghz", float, units="GHz"),
+            "bandwidth_ghz": column("bandwidth_ghz", float, units="GHz"),
         }
     )
 
 
-def _check_names(names: list[str], entries: dict[str, dict], mission: Mission) -> None:
-    if not names:
-        raise CrabError("detectors = []: name at least one detector, or null for the whole wafer")
+def _listed(source: InstrumentTable) -> list[dict]:
+    entries = [detector.model_dump() for detector in source.detectors]
+    _check_unique([entry["name"] for entry in entries])
+    return entries
+
+
+def _looked_up(source: InstrumentDatabase) -> list[dict]:
+    table = _telescope(source.telescope)
+    if source.wafer not in table:
+        raise CrabError(
+            f"wafer = {source.wafer!r}: the {source.telescope} wafers of "
+            f"{source.release} are {', '.join(table)}"
+        )
+    entries = {d["name"]: d for d in table[source.wafer]}
+    names = list(entries) if source.detectors is None else list(source.detectors)
+    _check_names(names, entries, source)
+    n_pixels = len({d["pixel"] for d in entries.values()})
+    centres = pixel_centres_mm(source.telescope, n_pixels, source.pixel_pitch_mm)
+    chosen = []
+    for name in names:
+        entry = entries[name]
+        # The place on the ring counts all detectors of the pixel, whichever are chosen.
+        mates = [n for n, d in entries.items() if d["pixel"] == entry["pixel"]]
+        angle = 2 * np.pi * (mates.index(name) + 0.5) / len(mates)
+        x_mm, y_mm = centres[entry["pixel"]] + source.sensor_ring_radius_mm * np.array(
+            [np.cos(angle), np.sin(angle)]
+        )
+        chosen.append({**entry, "x_mm": x_mm, "y_mm": y_mm, "z_mm": None})
+    return chosen
+
+
+def _check_fit(mission: Mission, entries: list[dict]) -> None:
+    geometry = mission.geometry
+    if geometry is None or geometry.wafer_side_mm is None:
+        return
+    reach = 0.0
+    boxes = [box for absorber in geometry.absorbers.values() for box in absorber.boxes]
+    for axis in range(2):
+        half = max(
+            abs(box.offset_mm[axis])
+            + (box.size_mm[axis] + (box.copies - 1) * abs(box.pitch_mm[axis])) / 2
+            for box in boxes
+        )
+        place = max(abs(entry["xy"[axis] + "_mm"]) for entry in entries)
+        reach = max(reach, place + half)
+    if reach > geometry.wafer_side_mm / 2:
+        raise CrabError(
+            f"geometry.wafer_side_mm = {geometry.wafer_side_mm:g}: the outermost absorber of wafer "
+            f"{mission.instrument.wafer} needs at least {2 * reach:.1f} mm; see the detectors' "
+            "places (pixel_pitch_mm and sensor_ring_radius_mm, or x_mm and y_mm)"
+        )
+
+
+def _check_unique(names: list[str]) -> None:
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise CrabError(f"detectors: {', '.join(repeated)} listed more than once")
+
+
+def _check_names(names: list[str], entries: dict[str, dict], source: InstrumentDatabase) -> None:
+    if not names:
+        raise CrabError("detectors = []: name at least one detector, or null for the whole wafer")
+    _check_unique(names)
     for name in names:
         if name in entries:
             continue
         near = difflib.get_close_matches(name, list(entries), n=3)
         examples = near or list(entries)[:3]
         raise CrabError(
-            f"detectors: {name!r} is not on wafer {mission.wafer} of {mission.telescope}; "
+            f"detectors: {name!r} is not on wafer {source.wafer} of {source.telescope}; "
             f"allowed are its {len(entries)} detectors, such as {', '.join(examples)}"
         )

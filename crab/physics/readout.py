@@ -15,7 +15,7 @@ from astropy.cosmology import Planck18
 from scipy import signal
 
 from crab.errors import CrabError
-from crab.params import Tes
+from crab.params import LinearSensor, Tes
 from crab.physics.tes import OperatingPoint
 
 H, K_B = constants.h.value, constants.k_B.value
@@ -65,9 +65,10 @@ def noise_equivalent_power(tes: Tes, point: OperatingPoint, detectors: xr.Datase
     Returns
     -------
     xarray.Dataset
-        On dimension ``detector``: ``photon``, ``phonon``, ``johnson``, ``readout``, ``total``
+        On dimension ``detector``: ``photon``, ``phonon``, ``johnson``, their sum ``inside`` (which
+        the detector's time constant filters), ``readout`` (which it does not), ``total``
         [W/sqrt(Hz), one-sided], ``power_per_kelvin`` [W/K_CMB], ``net`` [uK_CMB sqrt(s)] and
-        ``net_database`` (the instrument database's own, for comparison).
+        ``net_database`` (the instrument's own, for comparison).
     """
     centre = detectors["bandcenter_ghz"].astype(float)
     width = detectors["bandwidth_ghz"].astype(float)
@@ -89,20 +90,43 @@ def noise_equivalent_power(tes: Tes, point: OperatingPoint, detectors: xr.Datase
     readout = tes.readout_noise_a_per_rthz * volts / abs(point.joule_gain)
 
     flat = xr.ones_like(centre)
-    total = np.sqrt(photon**2 + phonon**2 + johnson**2 + readout**2)
-    slope = flat * power_per_kelvin_w(centre, width, tes.optical_efficiency)
-    out = xr.Dataset(
-        {
-            "photon": photon,
-            "phonon": flat * phonon,
-            "johnson": flat * johnson,
-            "readout": flat * readout,
-            "total": total,
-            "power_per_kelvin": slope,
-            # sqrt(2): from 1/sqrt(Hz) to sqrt(s).
-            "net": 1e6 * total / (np.sqrt(2) * slope),
-        }
-    )
+    parts = {
+        "photon": photon,
+        "phonon": flat * phonon,
+        "johnson": flat * johnson,
+        "inside": np.sqrt(photon**2 + phonon**2 + johnson**2),
+        "readout": flat * readout,
+    }
+    return _with_net(parts, tes.optical_efficiency, detectors)
+
+
+def measured_noise(sensor: LinearSensor, detectors: xr.Dataset) -> xr.Dataset:
+    """Noise of a sensor that is known by its measured noise-equivalent power.
+
+    Parameters
+    ----------
+    sensor : LinearSensor
+    detectors : xarray.Dataset
+        As in `noise_equivalent_power`.
+
+    Returns
+    -------
+    xarray.Dataset
+        As of `noise_equivalent_power`; all of it counts as ``readout``, white in the data.
+    """
+    flat = xr.ones_like(detectors["bandcenter_ghz"].astype(float))
+    parts = {"inside": 0 * flat, "readout": sensor.nep_w_per_rthz * flat}
+    return _with_net(parts, sensor.optical_efficiency, detectors)
+
+
+def _with_net(parts: dict, optical_efficiency: float, detectors: xr.Dataset) -> xr.Dataset:
+    centre = detectors["bandcenter_ghz"].astype(float)
+    width = detectors["bandwidth_ghz"].astype(float)
+    total = np.sqrt(parts["inside"] ** 2 + parts["readout"] ** 2)
+    slope = xr.ones_like(centre) * power_per_kelvin_w(centre, width, optical_efficiency)
+    # sqrt(2): from 1/sqrt(Hz) to sqrt(s).
+    net = 1e6 * total / (np.sqrt(2) * slope)
+    out = xr.Dataset({**parts, "total": total, "power_per_kelvin": slope, "net": net})
     if "net_ukrts" in detectors.coords:
         out["net_database"] = ("detector", detectors["net_ukrts"].values)
     return out
@@ -113,9 +137,10 @@ def detector_noise_w(
     internal_rate_hz: float,
     inside_w: float,
     readout_w: float,
-    point: OperatingPoint,
+    time_constant_s: float,
+    gain: float,
 ) -> np.ndarray:
-    """Noise of one detector on the internal grid, as Joule power.
+    """Noise of one detector on the internal grid, in the sensor's own kind of power.
 
     Parameters
     ----------
@@ -127,7 +152,10 @@ def detector_noise_w(
         detector's time constant filters it.
     readout_w : float
         Readout noise, likewise; it comes after the detector.
-    point : OperatingPoint
+    time_constant_s : float
+        Of the detector.
+    gain : float
+        Change of the read-out power per absorbed power.
 
     Returns
     -------
@@ -136,11 +164,11 @@ def detector_noise_w(
     """
     per_sample = np.sqrt(internal_rate_hz / 2)
     # Exact response of the detector to a power that is constant over each interval.
-    step = 1 / (internal_rate_hz * point.time_constant_s)
+    step = 1 / (internal_rate_hz * time_constant_s)
     keep = np.exp(-step)
     lag = (1 - keep) / step
     inside = signal.lfilter([1 - lag, lag - keep], [1, -keep], inside_w * white[0])
-    return point.joule_gain * per_sample * (inside + readout_w * white[1])
+    return gain * per_sample * (inside + readout_w * white[1])
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 Energies are total kinetic energies of a particle in MeV, never per nucleon unless a name says so.
 Fluxes are differential in that energy, per m2 s sr MeV. An environment is a modulation potential
-and the interstellar spectra (`crab.physics.interstellar`) that it belongs to.
+and the interstellar spectra (`crab.physics.interstellar`) that it belongs to; how it changes with
+time is in `crab.physics.environment`, the second model of nuclei in `crab.physics.iso_dlr`.
 
 The force field (Gleeson & Axford 1968) knows nothing of the sign of the charge; with potentials
 fitted to protons it gives up to 1.8 times as many electrons below 2 GeV as AMS-02 saw (Aguilar et
@@ -11,25 +12,39 @@ al. 2021, Phys. Rep. 894, 1; compared when the spectra were chosen, the points a
 
 import numpy as np
 import pandas as pd
-import xarray as xr
 from astropy import units
 from scipy.optimize import curve_fit
 
 from crab.errors import CrabError
 from crab.params import Environment, choose
-from crab.physics.interstellar import DATA, SPECIES, lis_flux, positive
+from crab.physics import iso_dlr
+from crab.physics.environment import (
+    component_rates_hz,
+    component_weights,
+    differential_flux,
+    event_rates_hz,
+    force_field,
+    phi_at,
+)
+from crab.physics.interstellar import DATA, SPECIES, lis_flux
 
 __all__ = [
     "SPECIES",
+    "component_rates_hz",
+    "component_weights",
     "convert_phi",
     "differential_flux",
     "event_rates_hz",
     "fit_phi",
+    "fit_w_index",
+    "force_field",
     "integral_flux",
+    "iso_dlr_counterpart",
     "isotropic_lines",
     "lis_flux",
     "measurement",
     "omnidirectional_flux_cm2",
+    "phi_at",
     "plate_crossing_rate_hz",
     "sample_energies",
     "sphere_crossing_rate_hz",
@@ -38,34 +53,7 @@ __all__ = [
 _PER_M2_IN_PER_CM2 = (1 / units.m**2).to_value(1 / units.cm**2)
 _POINTS_PER_DECADE = 256
 _ENERGY_MAX_MEV_PER_NUCLEON = 1e7
-
-
-def differential_flux(environment: Environment, species: str, energy_mev) -> np.ndarray:
-    """Flux at 1 au, outside the magnetosphere: force field on the environment's own LIS.
-
-    ``J(T) = J_LIS(T + phi |Z|) T (T + 2 m) / [(T + phi |Z|) (T + phi |Z| + 2 m)]`` with the total
-    kinetic energy T (Gleeson & Axford 1968, ApJ 154, 1011); per nucleon the shift is phi |Z|/A.
-
-    Parameters
-    ----------
-    environment : crab.params.Environment
-        The modulation potential and the LIS that it belongs to.
-    species : str
-        Key of `SPECIES`.
-    energy_mev : array-like
-        Kinetic energy, > 0.
-
-    Returns
-    -------
-    ndarray, shape of ``energy_mev``
-        1/(m2 s sr MeV).
-
-    Raises
-    ------
-    CrabError
-        If the species or an energy is not allowed.
-    """
-    return _modulated(species, energy_mev, environment.phi_mv, environment.lis)
+_FIT_RANGE_MEV = (400.0, 2e4)
 
 
 def integral_flux(
@@ -163,6 +151,7 @@ def sample_energies(
     species: str,
     energy_min_mev: float,
     energy_max_mev: float,
+    low_share: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw kinetic energies from the spectrum between two energies.
 
@@ -179,6 +168,9 @@ def sample_energies(
     species : str
         Key of `SPECIES`.
     energy_min_mev, energy_max_mev : float
+    low_share : float
+        Share of the draws that come from the lowest decade instead, evenly in the logarithm: for
+        spectra that are much softer than this one. The stated density is that of the mixture.
 
     Returns
     -------
@@ -193,7 +185,14 @@ def sample_energies(
     """
     table = _PowerLaws(environment, species, energy_min_mev, energy_max_mev)
     energy = table.inverse_cdf(rng.random(n))
-    return energy, table.pdf(energy)
+    if not low_share:
+        return energy, table.pdf(energy)
+    top = min(10 * energy_min_mev, energy_max_mev)
+    span = np.log(top / energy_min_mev)
+    low = rng.random(n) < low_share
+    energy = np.where(low, energy_min_mev * np.exp(span * rng.random(n)), energy)
+    flat_pdf = np.where(energy <= top, 1 / (energy * span), 0)
+    return energy, (1 - low_share) * table.pdf(energy) + low_share * flat_pdf
 
 
 def fit_phi(
@@ -217,13 +216,41 @@ def fit_phi(
     """
 
     def model(energy, phi_mv):
-        return _modulated("proton", energy, phi_mv, lis)
+        return force_field("proton", energy, phi_mv, lis)
 
-    sigma = np.hypot(flux_error, model_error * np.asarray(flux))
-    best, covariance = curve_fit(
-        model, energy_mev, flux, [500.0], sigma, absolute_sigma=True, bounds=(0, 3000)
+    return _fit_one(model, energy_mev, flux, flux_error, model_error, 500.0, 3000.0)
+
+
+def fit_w_index(energy_mev, flux, flux_error, model_error: float = 0.03) -> tuple[float, float]:
+    """Index W of ISO-DLR that fits measured protons; like `fit_phi`.
+
+    Returns
+    -------
+    w_index, error : float
+    """
+
+    def model(energy, w_index):
+        return iso_dlr.flux("proton", energy, w_index)
+
+    return _fit_one(model, energy_mev, flux, flux_error, model_error, 50.0, 200.0)
+
+
+def iso_dlr_counterpart(environment: Environment) -> Environment:
+    """The same environment by ISO-DLR: W fitted to its quiet protons from 0.4 to 20 GeV.
+
+    Steady even where the environment is not, and without solar events. The potential stays for
+    the electrons, which ISO-DLR does not have.
+    """
+    energy = np.geomspace(*_FIT_RANGE_MEV, 60)
+    flux = differential_flux(environment, "proton", energy)
+    w_index, _ = fit_w_index(energy, flux, np.zeros_like(flux))
+    return Environment(
+        title=f"{environment.title}, ISO-DLR",
+        phi_mv=environment.phi_mv,
+        lis="iso_dlr_2013",
+        w_index=w_index,
+        source=f"W fitted to the protons of: {environment.title}",
     )
-    return float(best[0]), float(np.sqrt(covariance[0, 0]))
 
 
 def convert_phi(phi_mv: float, lis_from: str, lis_to: str) -> float:
@@ -244,8 +271,8 @@ def convert_phi(phi_mv: float, lis_from: str, lis_to: str) -> float:
     float
         Potential in MV that belongs to ``lis_to``.
     """
-    energy = np.geomspace(400, 2e4, 60)
-    flux = _modulated("proton", energy, phi_mv, lis_from)
+    energy = np.geomspace(*_FIT_RANGE_MEV, 60)
+    flux = force_field("proton", energy, phi_mv, lis_from)
     return fit_phi(energy, flux, np.zeros_like(flux), lis_to)[0]
 
 
@@ -306,36 +333,9 @@ class _PowerLaws:
         return self.height[i] * ratio ** self.rate[i] / energy / self.total
 
 
-def _modulated(species: str, energy_mev, phi_mv: float, lis: str) -> np.ndarray:
-    particle = choose("species", species, SPECIES)
-    energy = positive("energy_mev", energy_mev)
-    if not 0 <= phi_mv < np.inf:
-        raise CrabError(f"phi_mv = {phi_mv}: allowed are values >= 0")
-    outside = energy + phi_mv * abs(particle.charge_number)
-    momentum_ratio2 = energy * (energy + 2 * particle.mass_mev)
-    momentum_ratio2 /= outside * (outside + 2 * particle.mass_mev)
-    return lis_flux(species, outside, lis) * momentum_ratio2
-
-
-def event_rates_hz(library: xr.Dataset, environment: Environment) -> np.ndarray:
-    """Rate of each event of a deposit library in an environment.
-
-    Parameters
-    ----------
-    library : xarray.Dataset
-        Deposit library with ``species``, ``energy_mev`` and ``aperture_m2_sr_mev`` per event.
-    environment : Environment
-
-    Returns
-    -------
-    ndarray, shape (n_events,)
-        J(species, E) times the event's aperture, in 1/s; the sum is the hit rate.
-    """
-    names = str(library["species"].attrs["flag_meanings"]).split()
-    species = library["species"].values
-    energy_mev = library["energy_mev"].values.astype(float)
-    flux = np.zeros(len(species))
-    for index in np.unique(species):
-        chosen = species == index
-        flux[chosen] = differential_flux(environment, names[index], energy_mev[chosen])
-    return flux * library["aperture_m2_sr_mev"].values
+def _fit_one(model, energy_mev, flux, flux_error, model_error, start, highest):
+    sigma = np.hypot(flux_error, model_error * np.asarray(flux))
+    best, covariance = curve_fit(
+        model, energy_mev, flux, [start], sigma, absolute_sigma=True, bounds=(0, highest)
+    )
+    return float(best[0]), float(np.sqrt(covariance[0, 0]))

@@ -1,10 +1,14 @@
 """Primary lines of the deposit library: disjoint strata that together hold every line.
 
-A line of an isotropic flux belongs to the first of these that it crosses: the aim sphere of TES
-0, 1, ... (stratum k + 1), the wafer's box grown by `WAFER_MARGIN_MM` (stratum 0), the shield's
-outer sphere (stratum -1: only secondaries and scattered primaries of these reach the wafer).
-Each stratum is sampled alone, lines that belong to another one are dropped but still counted, so
-the strata add up without overlap and the rare hits on a TES get their own statistics.
+A line of an isotropic flux belongs to the first of these that it crosses: the sphere around aim
+point 0, 1, ... (stratum k + 1), the target's box grown by `MARGIN_MM` (stratum 0; the target is
+the wafer, or what holds all absorbers where there is none), the shield's outer sphere (stratum -1:
+only secondaries and scattered primaries of these reach the target). Each stratum is sampled alone,
+lines that belong to another one are dropped but still counted, so the strata add up without
+overlap and the rare hits on small absorbers get their own statistics.
+
+Aim points are the centres of the detectors' smallest absorbers; detectors nearer to one another
+than the aim radius share one.
 
 A line drawn with density ``1/area`` (m-2, across its direction) and isotropic direction stands
 for the rate ``J(E) * 4 pi area / (n p(E))``: the event's aperture times the flux.
@@ -17,12 +21,18 @@ import numpy as np
 from crab import seeds
 from crab.errors import CrabError
 from crab.params import DepositsNotebook, Environment
+from crab.physics import parts
+from crab.physics.lines import box_lines, crosses_box, line_distance_mm
 from crab.physics.spectra import SPECIES, isotropic_lines, sample_energies
+from crab.physics.wafer import mirror
 
-WAFER_MARGIN_MM = 1.0
+MARGIN_MM = 1.0
 NO_STRATUM = -99
-AIM_RADIUS_MM = 1.5
-DISC_SHARE = np.array([0.35, 0.45, 0.2])
+# Lines are aimed at discs as large as an absorber, as the scattered beam, and as the aim sphere.
+CORE_SHARE, SCATTERED_SHARE, AIM_SHARE = 0.35, 0.45, 0.2
+# Protons of a solar-particle event are soft: with the Galactic spectrum alone a few hundred events
+# of a library would stand for all of them.
+LOW_SHARE = {"proton": 0.25}
 ALUMINIUM_RADIATION_LENGTH_MM = 88.97
 BATCH_PRIMARIES = 10_000
 # Share of the primaries. Rare nuclei get more than their flux, because deposits grow as Z^2, and
@@ -35,8 +45,8 @@ SPECIES_SHARE = {
     "iron": 0.003,
     "electron": 0.045,
 }
-# One primary in a hundred that passes the wafer hits it after all, with what the shield made of it.
-# Light and cheap ones do nearly all of that, and each must stand for little of their rate.
+# One primary in a hundred that passes the target hits it after all, with what the shield made of
+# it. Light and cheap ones do nearly all of that, and each must stand for little of their rate.
 SHIELD_SHARE = {
     "proton": 0.88,
     "helium": 0.1,
@@ -53,13 +63,20 @@ class Plan:
     """What is drawn: geometry of the strata and how many primaries of each species.
 
     ``counts`` has the shape (stratum, species), in the order of `strata` and `SPECIES_SHARE`.
+    ``aim_mm`` has the shape (aim point, 3). Each aim point has discs around the small absorbers of
+    each of its detectors: ``core_mm`` (aim point, disc, 3), ``core_radius_mm`` and ``core_share``
+    (aim point, disc); the share of a disc that only fills the table is 0.
     """
 
     setup: dict
     strata: np.ndarray
     counts: np.ndarray
+    aim_of_detector: np.ndarray
+    aim_mm: np.ndarray
     aim_radius_mm: float
-    core_radius_mm: float
+    core_mm: np.ndarray
+    core_radius_mm: np.ndarray
+    core_share: np.ndarray
 
     @property
     def n_batches(self) -> int:
@@ -75,7 +92,8 @@ def make_plan(setup: dict, settings: DepositsNotebook) -> Plan:
     setup : dict
         See `crab.physics.transport.world_setup`.
     settings : DepositsNotebook
-        ``n_wafer_primaries``, ``n_shield_primaries`` and ``n_tes_primaries`` (all TES together).
+        ``n_target_primaries`` (the target), ``n_shield_primaries`` and ``n_aimed_primaries`` (all
+        aim points together).
 
     Returns
     -------
@@ -86,26 +104,22 @@ def make_plan(setup: dict, settings: DepositsNotebook) -> Plan:
     CrabError
         If a stratum would get fewer primaries than there are species.
     """
-    n_tes = len(setup["tes_mm"])
-    totals = {0: settings.n_wafer_primaries}
+    aim = _aim(setup)
+    n_aim = len(aim["aim_mm"])
+    totals = {0: settings.n_target_primaries}
     if setup["shield_thickness_mm"] > 0:
         totals[-1] = settings.n_shield_primaries
-    totals |= {k + 1: settings.n_tes_primaries // n_tes for k in range(n_tes)}
+    totals |= {k + 1: settings.n_aimed_primaries // n_aim for k in range(n_aim)}
     shares = {-1: SHIELD_SHARE}
     share = np.array([list(shares.get(k, SPECIES_SHARE).values()) for k in totals])
     counts = np.round(np.array(list(totals.values()))[:, None] * share).astype(int)
     if counts.min() < 1:
         row = int(counts.min(axis=1).argmin())
         stratum, share = list(totals)[row], share[row]
-        name = {0: "n_wafer_primaries", -1: "n_shield_primaries"}.get(stratum, "n_tes_primaries")
-        least = int(np.ceil(0.51 / share.min())) * (n_tes if stratum > 0 else 1)
+        name = {0: "n_target_primaries", -1: "n_shield_primaries"}.get(stratum, "n_aimed_primaries")
+        least = int(np.ceil(0.51 / share.min())) * (n_aim if stratum > 0 else 1)
         raise CrabError(f"{name} = {getattr(settings, name)}: allowed are values >= {least} here")
-    core = setup["tes_side_mm"] / 2**0.5
-    place = np.array(setup["tes_mm"]).reshape(-1, 2)
-    distance = np.linalg.norm(place[:, None] - place[None], axis=-1)
-    nearest = distance[distance > 0].min(initial=np.inf)
-    aim = max(core, min(AIM_RADIUS_MM, 0.49 * nearest))
-    return Plan(setup, np.array(list(totals)), counts, aim, core)
+    return Plan(setup, np.array(list(totals)), counts, **aim)
 
 
 def draw_batch(
@@ -148,7 +162,7 @@ def draw_batch(
             [settings.energy_min_mev_per_nucleon, settings.energy_max_mev_per_nucleon]
         )
         energy_mev[own], pdf_per_mev[own] = sample_energies(
-            rng, own.sum(), proposal, name, *limits_mev
+            rng, own.sum(), proposal, name, *limits_mev, LOW_SHARE.get(name, 0.0)
         )
         spread_mm[own] = _scattering_mm(plan.setup, name, energy_mev[own])
         kind[own] = particle.charge_number, particle.mass_number
@@ -168,59 +182,6 @@ def draw_batch(
     return {name: column[own] for name, column in columns.items()}
 
 
-def box_lines(rng: np.random.Generator, n: int, half_mm) -> tuple[np.ndarray, np.ndarray]:
-    """Straight lines of an isotropic flux that cross a box: uniform on its surface, cosine law.
-
-    In a flux J the box of surface S is crossed at ``pi J S``, so n lines stand for S/4 each n.
-
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-    n : int
-    half_mm : array-like, shape (3,)
-        Half lengths of the box, centred on the origin.
-
-    Returns
-    -------
-    point, direction : ndarray, shape (n, 3)
-        Where a line enters, mm, and its unit direction.
-    """
-    half = np.asarray(half_mm, dtype=float)
-    faces = np.prod(half) / half
-    axis = rng.choice(3, n, p=faces / faces.sum())
-    sign = rng.choice([-1.0, 1.0], n)
-    point = rng.uniform(-1, 1, (n, 3)) * half
-    rows = np.arange(n)
-    point[rows, axis] = sign * half[axis]
-    cosine2, azimuth = rng.uniform(size=n), rng.uniform(0, 2 * np.pi, n)
-    sine = np.sqrt(1 - cosine2)
-    direction = np.empty((n, 3))
-    direction[rows, axis] = -sign * np.sqrt(cosine2)
-    direction[rows, (axis + 1) % 3] = sine * np.cos(azimuth)
-    direction[rows, (axis + 2) % 3] = sine * np.sin(azimuth)
-    return point, direction
-
-
-def crosses_box(point: np.ndarray, direction: np.ndarray, half_mm) -> np.ndarray:
-    """Whether straight lines cross a box centred on the origin.
-
-    Parameters
-    ----------
-    point, direction : ndarray, shape (n, 3)
-        A point on each line, mm, and its direction.
-    half_mm : array-like, shape (3,)
-
-    Returns
-    -------
-    ndarray of bool, shape (n,)
-    """
-    with np.errstate(divide="ignore"):
-        inverse = 1 / direction
-    near = -point * inverse - np.abs(inverse) * half_mm
-    far = -point * inverse + np.abs(inverse) * half_mm
-    return near.max(axis=1) < far.min(axis=1)
-
-
 def classify(plan: Plan, point: np.ndarray, direction: np.ndarray) -> np.ndarray:
     """Stratum of straight lines, `NO_STRATUM` for those that cross nothing.
 
@@ -235,27 +196,91 @@ def classify(plan: Plan, point: np.ndarray, direction: np.ndarray) -> np.ndarray
     """
     outer = _outer_radius_mm(plan.setup)
     stratum = np.where(line_distance_mm(point, direction, np.zeros(3)) < outer, -1, NO_STRATUM)
-    stratum[crosses_box(point, direction, _grown_half_mm(plan.setup))] = 0
-    for k in reversed(range(len(plan.setup["tes_mm"]))):
-        centre = film_centre_mm(plan.setup, plan.setup["tes_mm"][k])
-        stratum[line_distance_mm(point, direction, centre) < plan.aim_radius_mm] = k + 1
+    centre, half = _grown_target_mm(plan.setup)
+    stratum[crosses_box(point - centre, direction, half)] = 0
+    for k in reversed(range(len(plan.aim_mm))):
+        stratum[line_distance_mm(point, direction, plan.aim_mm[k]) < plan.aim_radius_mm] = k + 1
     return stratum
 
 
-def line_distance_mm(point: np.ndarray, direction: np.ndarray, centre: np.ndarray) -> np.ndarray:
-    """Distance of straight lines from a centre, or each from its own (shapes (n, 3))."""
-    return np.linalg.norm(np.cross(point - centre, direction), axis=1)
+def images(plan: Plan, point: np.ndarray, direction: np.ndarray) -> np.ndarray:
+    """Symmetries of a square wafer under which lines stay clear of all aim points.
+
+    A library holds each line of the strata 0 and -1 once; those near an aim point belong to its own
+    stratum. So an event may come in the images that miss all aim points, in each as often as in the
+    others, and then every such line is met once, as it should.
+
+    Parameters
+    ----------
+    plan : Plan
+    point, direction : ndarray, shape (n, 3)
+        Lines of strata 0 or -1.
+
+    Returns
+    -------
+    ndarray of uint8, shape (n,)
+        Bit k is set if image k (`crab.physics.wafer.mirror`) is allowed; bit 0 always is.
+    """
+    allowed = np.zeros(len(point), dtype=np.uint8)
+    for k in range(8):
+        image = np.full(len(point), k)
+        moved = [
+            np.stack([*mirror(v[:, 0], v[:, 1], image), v[:, 2]], axis=1)
+            for v in (point, direction)
+        ]
+        allowed |= (classify(plan, *moved) <= 0).astype(np.uint8) << k
+    return allowed
 
 
-def film_centre_mm(setup: dict, place_mm) -> np.ndarray:
-    """Centres of TES or witness films from x and y: shape (..., 2) to (..., 3)."""
-    z = (setup["wafer_thickness_mm"] + setup["tes_thickness_mm"]) / 2
-    place = np.asarray(place_mm, dtype=float)
-    return np.concatenate([place, np.full((*place.shape[:-1], 1), z)], axis=-1)
+def _aim(setup: dict) -> dict:
+    """Aim points, their radius and the discs around the absorbers: fields of `Plan`."""
+    detector_mm = np.array(setup["detector_mm"]).reshape(-1, 3)
+    if len(detector_mm) == 0:
+        none = np.empty((0, 0))
+        return {
+            "aim_of_detector": np.empty(0, int),
+            "aim_mm": np.empty((0, 3)),
+            "aim_radius_mm": setup["aim_radius_mm"],
+            "core_mm": np.empty((0, 0, 3)),
+            "core_radius_mm": none,
+            "core_share": none,
+        }
+    centre, core = parts.spheres_mm(setup)
+    middle = centre[core.argmin()]
+    group = np.arange(len(detector_mm))
+    apart = np.linalg.norm(detector_mm[:, None] - detector_mm, axis=-1)
+    for i, j in np.argwhere(np.triu(apart < setup["aim_radius_mm"], 1)):
+        group[group == group[j]] = group[i]
+    names, group = np.unique(group, return_inverse=True)
+    members = [detector_mm[group == k] for k in range(len(names))]
+    aim_mm = np.array([m.mean(axis=0) for m in members]) + middle
+    apart = np.linalg.norm(aim_mm[:, None] - aim_mm, axis=-1)
+    nearest = apart[apart > 0].min(initial=np.inf)
+    radius = min(setup["aim_radius_mm"], 0.49 * nearest)
+
+    # Larger absorbers fill the aim sphere, or are hit by enough lines through the target.
+    small = (core < radius) | (core == core.min())
+    centre, core = centre[small], core[small]
+    n = max(map(len, members)) * len(core)
+    core_mm, share = np.zeros((len(names), n, 3)), np.zeros((len(names), n))
+    core_radius = np.full((len(names), n), radius)
+    for k, own in enumerate(members):
+        discs = len(own) * len(core)
+        core_mm[k, :discs] = (own[:, None] + centre).reshape(-1, 3)
+        core_radius[k, :discs] = np.tile(np.minimum(core, radius), len(own))
+        share[k, :discs] = 1 / discs
+    return {
+        "aim_of_detector": group,
+        "aim_mm": aim_mm,
+        "aim_radius_mm": radius,
+        "core_mm": core_mm,
+        "core_radius_mm": core_radius,
+        "core_share": share,
+    }
 
 
 def _scattering_mm(setup: dict, name: str, energy_mev: np.ndarray) -> np.ndarray:
-    """How far the shield's multiple scattering moves tracks at the wafer (Highland's formula,
+    """How far the shield's multiple scattering moves tracks at the target (Highland's formula,
     Particle Data Group 2024, eq. 34.16): sets where lines are drawn, not what they count."""
     depth = setup["shield_thickness_mm"] / ALUMINIUM_RADIATION_LENGTH_MM
     if depth == 0:
@@ -273,30 +298,40 @@ def _lines(plan: Plan, stratum: np.ndarray, rng, spread_mm: np.ndarray):
     point, direction = np.empty((2, n, 3))
     area_mm2 = np.empty(n)
 
-    own, half = stratum == 0, _grown_half_mm(plan.setup)
+    own = stratum == 0
+    centre, half = _grown_target_mm(plan.setup)
     point[own], direction[own] = box_lines(rng, own.sum(), half)
+    point[own] += centre
     area_mm2[own] = 2 * (half[0] * half[1] + half[1] * half[2] + half[2] * half[0])  # S / 4
 
     own, radius = stratum == -1, _outer_radius_mm(plan.setup)
     point[own], direction[own] = isotropic_lines(rng, own.sum(), radius)
     area_mm2[own] = np.pi * radius**2
 
-    # Offsets from the TES: uniform on one of three discs, as large as the TES, as the scattered
-    # beam, and as the aim sphere. Their density is the mean of the discs' densities.
     own = stratum > 0
-    n = own.sum()
-    if n == 0:
-        return point, direction, area_mm2 * _MM2_IN_M2
-    radii = np.full((n, 3), plan.aim_radius_mm)
-    radii[:, 0] = plan.core_radius_mm
-    radii[:, 1] = np.minimum(plan.core_radius_mm + 2 * spread_mm[own], plan.aim_radius_mm)
-    offset, direction[own] = isotropic_lines(rng, n, 1.0)
-    offset *= radii[np.arange(n), rng.choice(3, n, p=DISC_SHARE)][:, None]
-    inside = np.linalg.norm(offset, axis=1)[:, None] <= radii
-    area_mm2[own] = 1 / (DISC_SHARE * inside / (np.pi * radii**2)).sum(axis=1)
-    place_mm = np.array(plan.setup["tes_mm"])[stratum[own] - 1]
-    point[own] = film_centre_mm(plan.setup, place_mm) + offset
+    if own.any():
+        aim, offset = stratum[own] - 1, isotropic_lines(rng, own.sum(), 1.0)
+        point[own], direction[own], area_mm2[own] = _aimed(plan, aim, *offset, spread_mm[own], rng)
     return point, direction, area_mm2 * _MM2_IN_M2
+
+
+def _aimed(plan: Plan, aim, offset, direction, spread_mm, rng):
+    """Lines uniform on one disc of several; their density is the mean of the discs' densities."""
+    core = plan.core_radius_mm[aim]
+    whole = np.full((len(aim), 1), plan.aim_radius_mm)
+    radius = np.hstack([core, np.minimum(core + 2 * spread_mm[:, None], whole), whole])
+    share = plan.core_share[aim]
+    share = np.hstack([CORE_SHARE * share, SCATTERED_SHARE * share, 0 * whole + AIM_SHARE])
+    cores = plan.core_mm[aim]
+    centre = np.concatenate([cores, cores, plan.aim_mm[aim][:, None]], axis=1)
+    last = share.shape[1] - 1
+    chosen = np.minimum((rng.uniform(size=(len(aim), 1)) > share.cumsum(axis=1)).sum(axis=1), last)
+    row = np.arange(len(aim))
+    point = centre[row, chosen] + offset * radius[row, chosen][:, None]
+    distance = line_distance_mm(point[:, None], direction[:, None], centre)
+    inside = distance <= radius * (1 + 1e-9)
+    area_mm2 = 1 / (share * inside / (np.pi * radius**2)).sum(axis=1)
+    return point, direction, area_mm2
 
 
 def _start_mm(setup: dict, point: np.ndarray, direction: np.ndarray) -> np.ndarray:
@@ -306,9 +341,9 @@ def _start_mm(setup: dict, point: np.ndarray, direction: np.ndarray) -> np.ndarr
     return nearest - back * direction
 
 
-def _grown_half_mm(setup: dict) -> np.ndarray:
-    side, thickness = setup["wafer_side_mm"], setup["wafer_thickness_mm"]
-    return np.array([side, side, thickness]) / 2 + WAFER_MARGIN_MM
+def _grown_target_mm(setup: dict) -> tuple[np.ndarray, np.ndarray]:
+    centre, half = parts.target_mm(setup)
+    return centre, half + MARGIN_MM
 
 
 def _outer_radius_mm(setup: dict) -> float:

@@ -1,4 +1,4 @@
-"""Transition-edge sensor with voltage bias: operating point, linear and non-linear pulses.
+"""Transition-edge sensor with voltage bias: where it rests, and its small-signal pulse.
 
     C dT/dt = -K (T^n - T_b^n) + I^2 R(T) + P_opt + E delta(t)
     L dI/dt = V - I R_L - I R(T)
@@ -8,18 +8,13 @@ R(T) = R_n [1/2 + arctan((T - T_c)/w)/pi]. "Joule power" is P_J = I (V - I R_L),
 circuit delivers and the current tells; a deposit lowers it, so hits are negative.
 """
 
-import math
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
-from scipy.integrate import solve_ivp
 
 from crab.errors import CrabError
 from crab.params import Tes
 from crab.physics.wafer import EV_TO_J
-
-PULSE_LENGTH_S = 0.5  # the largest deposits are over after 0.2 s
 
 
 @dataclass(frozen=True)
@@ -206,160 +201,3 @@ def linear_pulse_w(point: OperatingPoint, energy_ev: float, time_s: np.ndarray) 
     slow, fast = point.time_constant_s, point.electrical_time_constant_s
     shape = (np.exp(-time_s / slow) - np.exp(-time_s / fast)) / (slow - fast)
     return point.joule_gain * energy_ev * EV_TO_J * shape
-
-
-def nonlinear_pulse(
-    point: OperatingPoint, energy_ev: float, time_s: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Pulse from the full equations, for deposits of any size.
-
-    Parameters
-    ----------
-    point : OperatingPoint
-    energy_ev : float
-        Deposited energy; warms the TES by E/C at once.
-    time_s : ndarray
-        Increasing times since the deposit, the first one 0.
-
-    Returns
-    -------
-    power_w : ndarray
-        Change of Joule power in W; never below -P_J.
-    energy_j : ndarray
-        Its running time integral in J.
-    """
-    energy_j = energy_ev * EV_TO_J
-    warmed = energy_j / (point.heat_capacity_j_per_k * point.temperature_k)
-    rest_power = point.joule_power_w
-    shunt = point.shunt_resistance_ohm
-
-    # Unknowns: relative changes of current and temperature, fraction of the energy. All terms are
-    # written as differences from rest, else rounding swamps a 1 eV pulse, 1e-7 of the power.
-    rest_turn = (point.temperature_k - point.critical_temperature_k) / point.transition_width_k
-    steepness = point.temperature_k / point.transition_width_k
-    rest_flow = point.prefactor_w_per_kn * point.temperature_k**point.exponent
-    circuit = point.resistance_ohm + shunt
-
-    def slopes(_, state):
-        current, warmer = state[0], max(state[1], -0.5)
-        turn = rest_turn + steepness * warmer
-        opened = point.normal_resistance_ohm / math.pi
-        opened *= math.atan2(steepness * warmer, 1 + rest_turn * turn)
-        joule = current * (2 + current) * (point.resistance_ohm + opened) + opened
-        heat = rest_power * joule / point.resistance_ohm
-        heat -= rest_flow * math.expm1(point.exponent * math.log1p(warmer))
-        return [
-            -(current * (circuit + opened) + opened) / point.inductance_h,
-            heat / (point.heat_capacity_j_per_k * point.temperature_k),
-            change_of_power(current) / energy_j,
-        ]
-
-    def change_of_power(current):
-        driven = point.resistance_ohm - shunt - current * shunt
-        return rest_power / point.resistance_ohm * current * driven
-
-    answer = solve_ivp(
-        slopes,
-        (0.0, time_s[-1]),
-        [0.0, warmed, 0.0],
-        method="LSODA",
-        t_eval=time_s,
-        rtol=1e-7,
-        atol=1e-7 * min(1.0, warmed) * np.array([1.0, 1.0, 0.0]) + [0, 0, 1e-7],
-    )
-    if not answer.success:
-        raise CrabError(f"TES equations not solved for energy_ev = {energy_ev:g}: {answer.message}")
-    return change_of_power(answer.y[0]), answer.y[2] * energy_j
-
-
-@dataclass(frozen=True)
-class PulseTable:
-    """Running integrals of pulses, to be looked up by deposit and time.
-
-    Attributes
-    ----------
-    energy_ev : ndarray, shape (n_energy,)
-        Logarithmic grid.
-    time_s : ndarray, shape (n_time,)
-        From 0 to the end of the slowest pulse.
-    response : ndarray, shape (n_energy, n_time)
-        Integral of the change of Joule power up to a time, per deposited energy: dimensionless,
-        from 0 to -loop_gain/(1 + loop_gain) for small deposits.
-    """
-
-    energy_ev: np.ndarray
-    time_s: np.ndarray
-    response: np.ndarray
-
-    def interval_means_w(
-        self, energy_ev: float, time_s: float, first: int, n_samples: int, sample_s: float
-    ) -> np.ndarray:
-        """Mean change of Joule power over consecutive intervals.
-
-        Parameters
-        ----------
-        energy_ev : float
-            Deposit; below the grid the response is linear, above it an error.
-        time_s : float
-            When it came.
-        first : int
-            Index of the first interval: intervals are [i sample_s, (i + 1) sample_s).
-        n_samples : int
-        sample_s : float
-
-        Returns
-        -------
-        ndarray, shape (n_samples,)
-
-        Raises
-        ------
-        CrabError
-            For a deposit above the table.
-        """
-        if energy_ev > self.energy_ev[-1] * (1 + 1e-6):
-            raise CrabError(
-                f"deposit_ev = {energy_ev:g}: the pulse table ends at {self.energy_ev[-1]:g} eV"
-            )
-        place = np.interp(np.log(energy_ev), np.log(self.energy_ev), range(len(self.energy_ev)))
-        row = min(int(place), len(self.energy_ev) - 2)
-        part = place - row
-        response = (1 - part) * self.response[row] + part * self.response[row + 1]
-        edges = (first + np.arange(n_samples + 1)) * sample_s - time_s
-        return np.diff(np.interp(edges, self.time_s, response)) * energy_ev * EV_TO_J / sample_s
-
-
-@lru_cache(maxsize=8)
-def pulse_table(
-    point: OperatingPoint, energy_max_ev: float, linear: bool = False, per_decade: int = 20
-) -> PulseTable:
-    """Tabulate pulses of direct hits.
-
-    Parameters
-    ----------
-    point : OperatingPoint
-    energy_max_ev : float
-        Largest deposit that will be asked for; the table ends at the power of ten above it.
-    linear : bool
-        Use the small-signal pulse for every deposit.
-    per_decade : int
-        Energies per decade; 20 keep the interpolated pulses within 1 % of the equations.
-
-    Returns
-    -------
-    PulseTable
-    """
-    fast = np.arange(0.0, 0.1, 1e-4)
-    time_s = np.concatenate([fast, np.geomspace(0.1, PULSE_LENGTH_S, 400)])
-    # At the lower end a pulse is linear to 0.1 %.
-    decades = max(1, math.ceil(math.log10(max(energy_max_ev, 1.0))) - 1)
-    n_energies = per_decade * decades + 1
-    energy_ev = np.logspace(1, 1 + decades, n_energies)
-    if linear:
-        slow, tail = point.time_constant_s, point.electrical_time_constant_s
-        rise = slow * -np.expm1(-time_s / slow) - tail * -np.expm1(-time_s / tail)
-        response = np.tile(point.joule_gain * rise / (slow - tail), (n_energies, 1))
-    else:
-        response = np.stack(
-            [nonlinear_pulse(point, e, time_s)[1] / (e * EV_TO_J) for e in energy_ev]
-        )
-    return PulseTable(energy_ev=energy_ev, time_s=time_s, response=response)

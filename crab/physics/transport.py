@@ -1,4 +1,4 @@
-"""Library of energy deposits: Geant4 transport of cosmic rays through shield, wafer and TES.
+"""Library of energy deposits: Geant4 transport of cosmic rays through shield, wafer and absorbers.
 
 Primaries come from `crab.physics.strata`, in fixed batches with a seed each. Workers
 (`crab.physics.geant4_pool`) track them; each finished batch is a file, so a crash or a stop loses
@@ -16,13 +16,28 @@ import xarray as xr
 from crab import seeds
 from crab.errors import CrabError
 from crab.params import DepositsNotebook, Environment, Geometry
-from crab.physics import geant4_pool, geant4_worker, strata, witness
+from crab.physics import geant4_pool, geant4_worker, parts, strata, witness
+from crab.physics.interstellar import DATA
 from crab.progress import tqdm
 from crab.provenance import params_hash
 
 # The wafer is scored in cells this many times finer, so that positions are means inside a cell.
 FINE_CELLS = 4
-_CODE = ("geant4_worker.py", "geant4_world.py", "strata.py", "transport.py", "witness.py")
+# The shield's inner skin is this many of its production cuts thick, and so is the cut behind it.
+SKIN_CUTS = 10
+_CODE = (
+    "environment.py",
+    "geant4_worker.py",
+    "geant4_world.py",
+    "interstellar.py",
+    "iso_dlr.py",
+    "parts.py",
+    "spectra.py",
+    "strata.py",
+    "transport.py",
+    "wafer.py",
+    "witness.py",
+)
 _PHYSICS = ("physics_list", "geant4_version")
 _UNITS = {
     "energy_mev": ("MeV", "total kinetic energy of the primary"),
@@ -46,13 +61,14 @@ def world_setup(
     Parameters
     ----------
     geometry : Geometry
-        Shield, wafer and TES; a shield of 0 mm is left out.
+        A shield of 0 mm is left out, and so is a wafer of None.
     detectors : xarray.Dataset or None
-        TES positions ``x_mm``, ``y_mm`` on the wafer's upper face; None for a bare wafer.
+        Points of the detectors: ``x_mm``, ``y_mm`` and, where finite, ``z_mm`` (else the wafer's
+        upper face, or 0 without wafer); None for a bare wafer.
     cell_mm : float
         Deposits on the wafer are merged into square cells of at most this size.
     cuts_um : dict
-        Production cut by region: ``shield``, ``wafer``, ``tes``.
+        Production cut of the regions ``shield`` and ``wafer``; absorbers bring their own.
     wafer_material : str
         Name in Geant4's NIST table.
 
@@ -63,39 +79,89 @@ def world_setup(
     Raises
     ------
     CrabError
-        If the wafer does not fit into the shield.
+        If wafer and absorbers do not fit into the shield, or overlap.
     """
-    half_diagonal = np.hypot(geometry.wafer_side_mm / 2**0.5, geometry.wafer_thickness_mm / 2)
-    outer = geometry.shield_radius_mm + geometry.shielding_al_mm
-    needed = half_diagonal + 2 * strata.WAFER_MARGIN_MM
-    if geometry.shield_radius_mm < needed:
-        raise CrabError(
-            f"geometry.shield_radius_mm = {geometry.shield_radius_mm:g}: allowed are values >= "
-            f"{needed:.1f} for a wafer of {geometry.wafer_side_mm:g} mm"
-        )
-    tes_mm = np.empty((0, 2))
-    if detectors is not None:
-        tes_mm = np.stack([detectors["x_mm"], detectors["y_mm"]], axis=1).astype(float)
-    absent = [] if geometry.shielding_al_mm > 0 else ["shield"]
-    absent += [] if len(tes_mm) else ["tes"]
-    return {
+    side, outer = geometry.wafer_side_mm, geometry.shield_radius_mm + geometry.shielding_al_mm
+    setup = {
         "start_radius_mm": 1.01 * outer,
         "world_half_mm": 1.05 * outer,
         "shield_radius_mm": geometry.shield_radius_mm,
         "shield_thickness_mm": geometry.shielding_al_mm,
         "shield_material": "G4_Al",
-        "wafer_side_mm": geometry.wafer_side_mm,
+        "wafer_side_mm": side,
         "wafer_thickness_mm": geometry.wafer_thickness_mm,
         "wafer_material": wafer_material,
-        "n_cells": FINE_CELLS * int(np.ceil(geometry.wafer_side_mm / cell_mm)),
+        "n_cells": 0 if side is None else FINE_CELLS * int(np.ceil(side / cell_mm)),
         "merged_cells": FINE_CELLS,
-        "tes_mm": tes_mm.tolist(),
-        "witness_mm": witness.lattice_mm(geometry, tes_mm).tolist(),
-        "tes_side_mm": geometry.tes_side_mm,
-        "tes_thickness_mm": geometry.tes_thickness_mm,
-        "tes_material": geometry.tes_material,
-        "cuts_um": {region: cut for region, cut in cuts_um.items() if region not in absent},
+        "aim_radius_mm": geometry.aim_radius_mm,
+        "detector_mm": [],
+        "absorbers": {},
     }
+    if detectors is not None:
+        setup["detector_mm"] = _points_mm(geometry, detectors).tolist()
+        setup["absorbers"] = {name: parts.expand(a) for name, a in geometry.absorbers.items()}
+        parts.check(setup)
+    elif side is None:
+        raise CrabError("geometry.wafer_side_mm = None: needs detectors, else there is nothing")
+    _check_shield(geometry, setup)
+    setup["witness_mm"] = witness.lattice_mm(setup).tolist()
+    setup["shells_mm"], setup["cuts_um"] = _shells(geometry, cuts_um.get("shield"))
+    if side is not None and "wafer" in cuts_um:
+        setup["cuts_um"]["wafer"] = cuts_um["wafer"]
+    for name in setup["absorbers"]:
+        setup["cuts_um"][name] = geometry.absorbers[name].production_cut_um
+    return setup
+
+
+def _shells(geometry: Geometry, cut_um: float | None) -> tuple[list, dict]:
+    """Shells of the shield, inner one first, as (region, radii), and their production cuts.
+
+    Electrons below the cut of the outer one would end in the inner one: it is as thick as their
+    range.
+    """
+    inner, thickness = geometry.shield_radius_mm, geometry.shielding_al_mm
+    if thickness == 0:
+        return [], {}
+    if cut_um is None:
+        return [("shield", inner, inner + thickness)], {}
+    skin_mm = SKIN_CUTS * cut_um / 1e3
+    if thickness <= skin_mm:
+        return [("shield", inner, inner + thickness)], {"shield": cut_um}
+    shells = [
+        ("shield", inner, inner + skin_mm),
+        ("shield_outer", inner + skin_mm, inner + thickness),
+    ]
+    return shells, {"shield": cut_um, "shield_outer": SKIN_CUTS * cut_um}
+
+
+def _points_mm(geometry: Geometry, detectors: xr.Dataset) -> np.ndarray:
+    x, y = (detectors[name].values.astype(float) for name in ("x_mm", "y_mm"))
+    z = np.full(len(x), np.nan)
+    if "z_mm" in detectors:
+        z = detectors["z_mm"].values.astype(float)
+    face = 0.0 if geometry.wafer_thickness_mm is None else geometry.wafer_thickness_mm / 2
+    return np.stack([x, y, np.where(np.isfinite(z), z, face)], axis=1)
+
+
+def _check_shield(geometry: Geometry, setup: dict) -> None:
+    centre, half = parts.target_mm(setup)
+    needed = np.linalg.norm(np.abs(centre) + half)
+    if setup["absorbers"]:
+        lower, upper = parts.corners_mm(setup)
+        corner = np.maximum(np.abs(lower), np.abs(upper)).max(axis=0)
+        needed = max(needed, np.linalg.norm(np.abs(setup["detector_mm"]) + corner, axis=1).max())
+        # A line aimed at an absorber has to start outside the shield.
+        aimed = np.linalg.norm(setup["detector_mm"], axis=1).max() + geometry.aim_radius_mm
+        needed = max(needed, aimed)
+    needed += 2 * strata.MARGIN_MM
+    if geometry.shield_radius_mm < needed:
+        what = "the absorbers"
+        if geometry.wafer_side_mm is not None:
+            what = f"a wafer of {geometry.wafer_side_mm:g} mm"
+        raise CrabError(
+            f"geometry.shield_radius_mm = {geometry.shield_radius_mm:g}: allowed are values >= "
+            f"{needed:.1f} for {what}"
+        )
 
 
 def build_library(
@@ -130,8 +196,9 @@ def build_library(
     Returns
     -------
     xarray.Dataset
-        Dimensions ``event`` (primaries that left a deposit) and ``deposit`` (one per cell or TES,
-        sorted by event). In an environment of flux J the rate of an event is
+        Dimensions ``event`` (primaries that left a deposit) and ``deposit`` (one per cell of the
+        wafer or absorber of a detector, sorted by event). ``volume``: 0 wafer, then the absorbers
+        in the geometry's order. In an environment of flux J the rate of an event is
         ``J(species, energy_mev) * aperture_m2_sr_mev``, and the sum over events the hit rate.
 
     Raises
@@ -143,13 +210,13 @@ def build_library(
     cuts_um = {
         "shield": settings.shield_production_cut_um,
         "wafer": settings.production_cut_um,
-        "tes": settings.tes_production_cut_um,
     }
     setup = world_setup(geometry, detectors, settings.cell_mm, cuts_um)
     plan = strata.make_plan(setup, settings)
     # The number of workers decides nothing, so no hash sees it.
     own_hash = params_hash(setup, settings.model_dump(exclude={"n_workers"}), proposal, seed)
     source = b"".join(Path(__file__).with_name(name).read_bytes() for name in _CODE)
+    source += b"".join(file.read_bytes() for file in sorted(DATA.iterdir(), key=str))
     full_data = geant4_worker.find_datasets() is not None
     key = params_hash(
         own_hash,
@@ -168,9 +235,9 @@ def build_library(
         return primaries, seeds.integer(seed, *labels, "geant4", batch)
 
     _run_batches(plan, draw, folder, settings.n_workers, f"{mission} {split}")
-    parts = [_read(_batch_file(folder, batch)) for batch in range(plan.n_batches)]
-    physics = {name: str(parts[0][name]) for name in _PHYSICS}
-    ds = _assemble(parts)
+    batches = [_read(_batch_file(folder, batch)) for batch in range(plan.n_batches)]
+    physics = {name: str(batches[0][name]) for name in _PHYSICS}
+    ds = _assemble(batches, list(geometry.absorbers))
     ds.attrs = {
         "title": "Energy deposits of cosmic rays",
         "mission": mission,
@@ -186,9 +253,11 @@ def build_library(
         "aim_radius_mm": plan.aim_radius_mm,
         "cell_mm": settings.cell_mm,
         **{f"{region}_production_cut_um": cut for region, cut in setup["cuts_um"].items()},
-        "strata": "-2 strays moved to a TES, -1 lines through the shield past the wafer, "
-        "0 through the wafer, k + 1 aimed at TES k",
-        "n_primaries_shield_wafer_tes": [
+        "strata": "-2 strays moved to a detector, -1 lines through the shield past the target, "
+        "0 through the target (wafer, or box around the absorbers), k + 1 aimed at point k",
+        "detectors": " ".join([] if detectors is None else detectors["detector"].values.tolist()),
+        "aim_point_of_detector": plan.aim_of_detector.tolist(),
+        "n_primaries_shield_target_aimed": [
             int(plan.counts[own].sum())
             for own in (plan.strata == -1, plan.strata == 0, plan.strata > 0)
         ],
@@ -267,8 +336,8 @@ def _run_batches(plan: strata.Plan, draw, folder, n_workers, what) -> None:
             one.close()
 
 
-def _assemble(parts: list[dict]) -> xr.Dataset:
-    columns = witness.join([{k: v for k, v in part.items() if k not in _PHYSICS} for part in parts])
+def _assemble(batches: list[dict], absorbers: list[str]) -> xr.Dataset:
+    columns = witness.join([{k: v for k, v in b.items() if k not in _PHYSICS} for b in batches])
     columns["event_index"] = columns["event_index"].astype(np.int32)
     for name in ("energy_mev", "direction", "aperture_m2_sr_mev"):
         columns[name] = columns[name].astype(np.float32)
@@ -279,7 +348,10 @@ def _assemble(parts: list[dict]) -> xr.Dataset:
         ds[name].attrs = {"units": unit, "long_name": text}
     flags = np.arange(len(strata.SPECIES_SHARE), dtype=np.int8)
     ds["species"].attrs = {"flag_values": flags, "flag_meanings": " ".join(strata.SPECIES_SHARE)}
-    ds["volume"].attrs = {"flag_values": np.array([0, 1], np.int8), "flag_meanings": "wafer TES"}
+    ds["volume"].attrs = {
+        "flag_values": np.arange(len(absorbers) + 1, dtype=np.int8),
+        "flag_meanings": " ".join(["wafer", *absorbers]),
+    }
     return ds
 
 

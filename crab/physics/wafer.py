@@ -7,6 +7,7 @@ in Solids, section 14.3). Phonons at 0.1 K are partly ballistic and reflect at t
 mode amplitudes decay exponentially between deposits, which makes the time stepping exact.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ from crab.params import Geometry, WaferThermal
 
 SILICON_ATOMS_PER_M3 = 2329.0 / (28.0855 * constants.u.value)  # density / atomic mass
 EV_TO_J = units.eV.to(units.J)
+RUN_UP_DECAYS = 25  # e-foldings after which nothing is left of a pulse
 _BLOCK = 512  # intervals at a time: keeps the exponentials in the processor's cache
 
 
@@ -162,14 +164,49 @@ def kicks_k(wafer: Wafer, group: np.ndarray, n_groups: int, deposits: dict) -> n
     return out
 
 
+def image_jumps(kicks: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """Jumps of the mode amplitudes when an event is mirrored or turned on a square wafer.
+
+    Parameters
+    ----------
+    kicks : ndarray, shape (n, n_modes)
+        Of `kicks_k`.
+    image : ndarray of int, shape (n,)
+        Symmetry of the square, 0 to 7; see `mirror`.
+
+    Returns
+    -------
+    ndarray, shape (n, n_modes)
+
+    Notes
+    -----
+    A mode with m half waves along an axis keeps its form under a reflection of that axis and takes
+    the sign (-1)^m; exchanging the axes exchanges the two wave numbers.
+    """
+    per_axis = round(kicks.shape[1] ** 0.5)
+    grid = kicks.reshape(-1, per_axis, per_axis)
+    sign = (-1.0) ** np.arange(per_axis)
+    swapped = (image & 4).astype(bool)
+    out = np.where(swapped[:, None, None], grid.transpose(0, 2, 1), grid)
+    out[(image & 1) == 1] *= sign[:, None]
+    out[(image & 2) == 2] *= sign
+    return out.reshape(kicks.shape)
+
+
+def mirror(x_mm: np.ndarray, y_mm: np.ndarray, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Places after a symmetry of the square: 4 exchanges the axes, then 1 flips x and 2 flips y."""
+    swapped = (image & 4).astype(bool)
+    x, y = np.where(swapped, y_mm, x_mm), np.where(swapped, x_mm, y_mm)
+    return np.where(image & 1, -x, x), np.where(image & 2, -y, y)
+
+
 def decay_means(
     rate_hz: np.ndarray,
     time_s: np.ndarray,
-    kicks: np.ndarray,
+    kicks: np.ndarray | Callable[[slice], np.ndarray],
     n_samples: int,
     sample_s: float,
     state: np.ndarray | None = None,
-    rows: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Exact interval means of amplitudes that jump at given times and decay exponentially.
 
@@ -179,15 +216,13 @@ def decay_means(
         Decay rates r in 1/s, > 0.
     time_s : ndarray, shape (n_hits,)
         Arrival times, sorted, in [0, n_samples * sample_s).
-    kicks : ndarray, shape (n_hits or n_rows, n_modes)
-        Jump of each amplitude at each arrival.
+    kicks : ndarray, shape (n_hits, n_modes), or callable
+        Jump of each amplitude at each arrival, or a function that gives them for a slice of hits.
     n_samples : int
         Intervals [i sample_s, (i + 1) sample_s).
     sample_s : float
     state : ndarray, shape (n_modes,), optional
         Amplitudes at time 0; zero by default.
-    rows : ndarray of int, shape (n_hits,), optional
-        Row of ``kicks`` that each hit takes, when many hits share a few; default one to one.
 
     Returns
     -------
@@ -218,9 +253,11 @@ def decay_means(
             (np.ones(n_hits), np.arange(n_hits), edges - edges[0]),
             shape=(block.stop - first, n_hits),
         )
-        jumps = (kicks[hits] if rows is None else kicks[rows[hits]]).astype(float)
+        jumps = np.array(kicks(hits) if callable(kicks) else kicks[hits], dtype=float)
         added[:, block] = (sums @ jumps).T
-        jumps *= np.exp(np.multiply.outer(left_s[hits], -rate_hz))
+        # One column serves all if the rates are equal.
+        rates = rate_hz[:1] if np.ptp(rate_hz) == 0 else rate_hz
+        jumps *= np.exp(np.multiply.outer(left_s[hits], -rates))
         surviving[:, block] = (sums @ jumps).T
 
     means, end = added, np.empty(len(rate_hz))

@@ -53,7 +53,12 @@ def library(
     y_mm = np.clip(start[event, 1] + place * np.sin(angle)[event], -half, half)
     deposit_ev = (stopping * geometry.wafer_thickness_mm / cosine / n_cells)[event]
 
-    gold_ev = stopping[:n_direct] * 7.6 * geometry.tes_thickness_mm / cosine[:n_direct]
+    gold_ev = (
+        stopping[:n_direct]
+        * 7.6
+        * geometry.absorbers["tes"].boxes[0].size_mm[2]
+        / cosine[:n_direct]
+    )
     rows = {
         "event_index": np.concatenate([event, np.arange(n_direct)]).astype(np.int32),
         "volume": np.concatenate([np.zeros(len(event)), np.ones(n_direct)]).astype(np.int8),

@@ -19,12 +19,12 @@ def mission():
 
 @pytest.fixture(scope="module")
 def point(mission):
-    return tes.operating_point(mission.tes, mission.wafer_thermal.bath_temperature_k)
+    return tes.operating_point(mission.sensor, mission.wafer_thermal.bath_temperature_k)
 
 
 @pytest.fixture(scope="module")
 def noise(mission, point):
-    table = readout.noise_equivalent_power(mission.tes, point, instrument.detectors(mission))
+    table = readout.noise_equivalent_power(mission.sensor, point, instrument.detectors(mission))
     return table.sel(detector=table.channel == "L4-140").isel(detector=0)
 
 
@@ -55,7 +55,7 @@ def test_net_at_140_ghz(noise):
 def test_conversion_at_140_ghz(mission):
     """0.184 pW/K at 140 GHz; narrow bands tend to eta k dnu x^2 e^x/(e^x - 1)^2; low frequencies
     to the Rayleigh-Jeans limit eta k dnu."""
-    got = readout.power_per_kelvin_w(140.0, 42.0, mission.tes.optical_efficiency)
+    got = readout.power_per_kelvin_w(140.0, 42.0, mission.sensor.optical_efficiency)
     assert float(got) == pytest.approx(0.184e-12, rel=0.02)
     x = 6.62607015e-34 * 140e9 / (1.380649e-23 * 2.7255)
     narrow = 1.380649e-23 * 1e6 * x**2 * np.exp(x) / np.expm1(x) ** 2
@@ -69,7 +69,9 @@ def test_noise_has_the_given_level_and_time_constant(point):
     averaged over each sample and folded at the internal Nyquist frequency."""
     rate_hz, n = 2000.0, 2**19
     white = np.random.default_rng(3).standard_normal((2, n))
-    samples = readout.detector_noise_w(white, rate_hz, 10e-18, 5e-18, point)
+    samples = readout.detector_noise_w(
+        white, rate_hz, 10e-18, 5e-18, point.time_constant_s, point.joule_gain
+    )
     f_hz, psd = signal.welch(samples, rate_hz, nperseg=2048)
     for low, high in ((2, 20), (60, 80), (300, 330)):
         band = (f_hz >= low) & (f_hz < high)

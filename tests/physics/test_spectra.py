@@ -89,6 +89,8 @@ def test_potentials_in_params_are_fits_to_the_points(name):
         ("solar_max_2014", 2014, "measured_ams02_2011_2013", 2),
         ("solar_min_2009", 2009, "measured_ams02_2011_2013", 20),
         ("solar_max_2014", 2014, "measured_pamela_2006_2008", 20),
+        ("solar_min_2020", 2020, "measured_ams02_2011_2013", 2),
+        ("solar_min_2020", 2020, "measured_pamela_2006_2008", 20),
     ],
 )
 def test_solar_extremes_follow_the_neutron_monitors(name, year, anchor, tolerance_mv):
@@ -103,6 +105,21 @@ def test_solar_extremes_follow_the_neutron_monitors(name, year, anchor, toleranc
     there, then = [spectra.convert_phi(p, "burger_2000", "helmod_2017") for p in means]
     expected = ENVIRONMENTS[anchor].phi_mv + then - there
     assert ENVIRONMENTS[name].phi_mv == pytest.approx(expected, abs=tolerance_mv)
+
+
+def test_potential_of_2020_brackets_what_ace_saw():
+    """ACE/CRIS had about 6 % more nuclei of 50 to 500 MeV per nucleon at the maximum of 2019-2020
+    than in 2009 (Fu et al. 2021, arXiv:2104.07862), neutron monitors fewer. The potential of 2020
+    is above that of 2009, and within its stated error of 30 MV of the one that ACE asks for."""
+    low, high = ENVIRONMENTS["solar_min_2009"].phi_mv, ENVIRONMENTS["solar_min_2020"].phi_mv
+    energy = 12 * np.geomspace(50, 500, 20)
+    now, then = (
+        np.trapezoid(spectra.differential_flux(environment(p), "carbon", energy), energy)
+        for p in (low - 10, low)
+    )
+    asked = low - 10 * np.log(1.06) / np.log(now / then)
+    assert high > low
+    assert 15 < high - asked < 30
 
 
 def test_omnidirectional_flux_at_solar_minimum():
@@ -355,6 +372,26 @@ def test_weights_of_samples_carry_one_spectrum_to_another():
         abs(weight.mean() - spectra.integral_flux(environment(340), "proton", 40, 1e5)) < 4 * error
     )
     assert error / weight.mean() < 0.01
+
+
+def test_share_of_low_energies_serves_soft_spectra():
+    """With a quarter of the draws in the lowest decade the weights still carry the spectrum to
+    another environment (4 standard errors), and a spectrum E^-5, soft as a solar event's, is
+    integrated with a tenth of the variance: int_30^3000 E^-5 dE in closed form."""
+    variance = {}
+    for share in (0.0, 0.25):
+        energy, pdf = spectra.sample_energies(
+            seeds.rng(8, "soft"), 40_000, environment(600), "proton", 30, 1e5, share
+        )
+        quiet = spectra.differential_flux(environment(340), "proton", energy) / pdf
+        error = quiet.std() / np.sqrt(quiet.size)
+        expected = spectra.integral_flux(environment(340), "proton", 30, 1e5)
+        assert abs(quiet.mean() - expected) < 4 * error
+        soft = np.where(energy < 3000, energy**-5.0, 0) / pdf
+        expected = (30**-4.0 - 3000**-4.0) / 4
+        assert abs(soft.mean() - expected) < 4 * soft.std() / np.sqrt(soft.size)
+        variance[share] = soft.var() / expected**2
+    assert variance[0.25] < 0.1 * variance[0.0]
 
 
 def test_samples_are_reproducible():

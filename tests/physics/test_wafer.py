@@ -41,6 +41,24 @@ def test_uniform_mode_decays_with_c_over_g(mission):
     np.testing.assert_allclose(got, np.broadcast_to(expected, got.shape), rtol=1e-12)
 
 
+@pytest.mark.parametrize("image", range(8))
+def test_images_of_an_event(mission, image):
+    """Jumps of a mirrored or turned event are those of deposits at the mirrored places, and the
+    eight images are the eight symmetries of a square."""
+    plate = build(mission)
+    rng = np.random.default_rng(2)
+    x_mm, y_mm = rng.uniform(-50, 50, (2, 6))
+    group = np.array([0, 0, 0, 1, 1, 1])
+    deposits = {"deposit_ev": rng.uniform(1e4, 1e6, 6)}
+    kicks = wafer.kicks_k(plate, group, 2, {**deposits, "x_mm": x_mm, "y_mm": y_mm})
+    x2_mm, y2_mm = wafer.mirror(x_mm, y_mm, np.full(6, image))
+    moved = wafer.kicks_k(plate, group, 2, {**deposits, "x_mm": x2_mm, "y_mm": y2_mm})
+    got = wafer.image_jumps(kicks, np.full(2, image))
+    np.testing.assert_allclose(got, moved, rtol=0, atol=1e-6 * np.abs(kicks).max())
+    corners = [wafer.mirror(np.array([2.0]), np.array([1.0]), np.array([k])) for k in range(8)]
+    assert len({(float(x[0]), float(y[0])) for x, y in corners}) == 8
+
+
 @pytest.mark.parametrize("source_mm", [(0.0, 0.0), (-45.0, 38.0)])
 def test_heat_kernel_against_images(mission, source_mm):
     """Short times: sum over mirror images of the free heat kernel exp(-r^2/4Dt)/(4 pi D t)
