@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from crab import notebooks, pages, params, paths
 from crab.errors import CrabError
@@ -48,6 +49,53 @@ def _params(args) -> None:
     print(settings.model_dump_json(indent=1))
 
 
+def _simulate(args) -> None:
+    # Imported here because it takes a second, and most commands do without.
+    from crab import io
+    from crab.physics import montecarlo
+
+    settings = params.load()
+    mission = params.choose("mission", args.mission, settings.missions)
+    if mission.geometry is None:
+        raise CrabError(f"mission = {args.mission!r}: it has no geometry, its cubes are imported")
+    sky = params.choose("environment", args.environment, settings.environments)
+    profile = params.choose("profile", args.profile, settings.profiles)
+    what = (io.open_table(paths.deposits(args.profile, args.mission, args.split)), mission, sky)
+    options = {
+        "duration_s": 3600 * args.hours,
+        "start_sample": round(3600 * args.start_hours * mission.sampling_rate_hz),
+        "mission_name": args.mission,
+        "environment_name": args.environment,
+        "seed": settings.seed,
+        "split": args.split,
+        "direct_hits": profile.simulate_tod.direct_hits,
+    }
+    print(io.write_zarr(montecarlo.lazy_cube(*what, **options), args.output))
+    if args.truth:
+        hits = montecarlo.truth_by_pieces(*what, **options)
+        print(io.write_table_zarr(hits, args.truth))
+
+
+def _import(args) -> None:
+    from crab import importing, mapping  # as above
+
+    params.choose("profile", args.profile, params.load().profiles)
+    key = (args.mission, args.environment, args.split)
+    cube, truth = importing.read_with_truth(args.files, args.mapping, *key)
+    n_hits = "no truth table" if truth is None else f"{truth.sizes['hit']} hits"
+    duration_s = cube.sizes["time"] / cube.attrs["sampling_rate_hz"]
+    print(f"{cube.sizes['detector']} detectors, {duration_s:.6g} s, {n_hits}")
+    print(cube.attrs["history"])
+    if args.check:
+        print("no faults; nothing written")
+        return
+    files = [{"name": Path(f).name, "sha256": importing.sha256(f)} for f in args.files]
+    layout = mapping.load(args.mapping).model_dump(exclude={"truth"})
+    facts = {"imported": files, "mapping": layout}
+    for path in importing.save(cube, truth, args.profile, force=args.force, **facts):
+        print(path.relative_to(paths.root()))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="crab", description="Cosmic-ray background of space bolometers."
@@ -70,6 +118,30 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("params", help="check params.yaml and print it")
     check.add_argument("file", nargs="?", help="another file to check")
     check.set_defaults(do=_params)
+
+    long = commands.add_parser(
+        "simulate", help="simulate any stretch of a mission, longer than memory, into a Zarr folder"
+    )
+    long.add_argument("--mission", required=True, help="key of missions in params.yaml")
+    long.add_argument("--environment", required=True, help="key of environments in params.yaml")
+    long.add_argument("--hours", required=True, type=float, help="how long")
+    long.add_argument("--start-hours", default=0.0, type=float, help="since the mission's start")
+    long.add_argument("--truth", help="folder to make for the table of hits, such as hits.zarr")
+    long.add_argument("--split", default="test", choices=paths.SPLITS, help="whose deposits")
+    long.add_argument("--profile", default="smoke", help="key of profiles in params.yaml")
+    long.add_argument("--output", required=True, help="folder to make, such as day.zarr")
+    long.set_defaults(do=_simulate)
+
+    bring = commands.add_parser("import", help="take another simulation's TODs into a TOD cube")
+    bring.add_argument("files", nargs="+", metavar="FILE", help="in the order of time")
+    bring.add_argument("--mapping", required=True, help="YAML: how the files are laid out")
+    bring.add_argument("--mission", required=True, help="key of missions in params.yaml")
+    bring.add_argument("--environment", required=True, help="key of environments in params.yaml")
+    bring.add_argument("--split", required=True, choices=paths.SPLITS)
+    bring.add_argument("--profile", default="smoke", help="key of profiles in params.yaml")
+    bring.add_argument("--check", action="store_true", help="list all faults, write nothing")
+    bring.add_argument("--force", action="store_true", help="move an older cube aside")
+    bring.set_defaults(do=_import)
     return parser
 
 
