@@ -28,9 +28,10 @@ def test_w1_of_a_scaling_is_the_mean_absolute_deviation():
     assert w1.value > 0.03
 
 
-def test_w1_leaving_blocks_out_is_what_scipy_gives_without_them():
+def test_w1_with_all_blocks_and_without_each_is_what_scipy_gives():
     ours, theirs = gaussian("a", 4000, 1)[0], 1.1 * gaussian("b", 2400, 1)[0]
-    left = distances._w1_without(ours.reshape(4, -1), theirs.reshape(4, -1))
+    value, *left = distances._w1(ours.reshape(4, -1), theirs.reshape(4, -1))
+    assert value == pytest.approx(stats.wasserstein_distance(ours, theirs), rel=1e-10)
     for k in range(4):
         a, b = (np.delete(x.reshape(4, -1), k, axis=0).ravel() for x in (ours, theirs))
         assert left[k] == pytest.approx(stats.wasserstein_distance(a, b), rel=1e-10)
@@ -56,3 +57,25 @@ def test_quantiles_and_moments_of_an_exponential_tail():
     assert far.value == pytest.approx(np.log(1e4) / stats.norm.ppf(1 - 1e-4) - 1, abs=4 * far.error)
     # 400 000 samples hold 4 beyond 1e-5: no such row.
     assert set(quantiles) == {f"quantile_{s}1e-0{k}" for s in ("", "1-") for k in (3, 4)}
+
+
+def test_quantiles_out_to_a_millionth():
+    """Eight million samples: q(1 - 1e-6) of an exponential law of scale 1.5 is 1.5 times as far."""
+    draws = [seeds.rng(11, k).exponential(size=(1, 8_000_000)).astype(np.float32) for k in "ab"]
+    quantiles = distances.tail_quantiles(np.float32(1.5) * draws[0], draws[1])
+    assert len(quantiles) == 8
+    for p in ("1e-05", "1e-06"):
+        far = quantiles[f"quantile_1-{p}"]
+        assert far.value == pytest.approx(0.5, abs=4 * far.error)
+        # Density p at a quantile ln(1/p): error 1 / (ln(1/p) sqrt(n p)) of either.
+        tail = float(p)
+        expected = 1.5 * np.sqrt(2 / (8e6 * tail)) / np.log(1 / tail)
+        assert far.error == pytest.approx(expected, rel=0.6)
+
+
+def test_moments_are_those_of_scipy():
+    ours, theirs = gaussian("a", 1600) ** 3, gaussian("b", 3200)
+    found = distances.moments(ours, theirs)
+    for name, function in (("skewness", stats.skew), ("kurtosis", stats.kurtosis)):
+        expected = (function(ours, axis=1) - function(theirs, axis=1)).mean()
+        assert found[name].value == pytest.approx(expected, rel=1e-9)

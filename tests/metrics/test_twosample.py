@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy import stats
+from sklearn.metrics import roc_auc_score
 
 from crab import CrabError, seeds
 from crab.metrics import twosample
@@ -75,3 +76,55 @@ def test_too_few_windows_and_different_lengths():
         twosample.classifier_auc(white("a", 15), white("b"), 1)
     with pytest.raises(CrabError, match="window_samples = 128 in generated, 64"):
         twosample.classifier_auc(white("a"), white("b")[..., :64], 1)
+    with pytest.raises(CrabError, match="detectors = 2 in generated, 1"):
+        twosample.classifier_auc(white("a"), white("b")[:1], 1)
+
+
+def scored(label, n_times=160):
+    """A test whose classifier guesses: ranks of white noise."""
+    scores = seeds.rng(15, "scores", label).random(2 * n_times)
+    blocks = np.tile(np.arange(n_times) * 16 // n_times, 2)
+    return twosample._judged(scores, np.repeat([1, 0], n_times), blocks, 1)
+
+
+def test_auc_from_pairs_of_blocks_is_that_of_scikit_learn():
+    test = scored("auc")
+    scores = np.round(test.scores, 2)
+    ties = twosample._judged(scores, test.labels, test.blocks, 1)
+    assert ties.auc.value == pytest.approx(roc_auc_score(test.labels, scores), abs=1e-12)
+    two = twosample._judged(scores, test.labels, test.blocks, 2)
+    folds = [roc_auc_score(test.labels[h], scores[h]) for h in (test.blocks < 8, test.blocks >= 8)]
+    assert two.auc.value == pytest.approx(np.mean(folds), abs=1e-12)
+
+
+def test_percentile_of_one_auc_under_its_null():
+    """0.5 + 1.645 sigma with Mann and Whitney's sigma, mean over twenty pairs of cubes."""
+    sigma = np.sqrt(321 / (12 * 160 * 160))
+    found = [twosample.null_percentile([scored(i)], seed=1) for i in range(20)]
+    assert np.mean(found) == pytest.approx(0.5 + 1.645 * sigma, abs=0.3 * sigma)
+
+
+def test_percentile_of_the_largest_of_several():
+    """Independent tests: the quantile of 0.95^(1/4). Four times the same test: that of one."""
+    sigma = np.sqrt(321 / (12 * 160 * 160))
+    found = [
+        twosample.null_percentile([scored(4 * i + j) for j in range(4)], seed=1) for i in range(20)
+    ]
+    expected = 0.5 + stats.norm.ppf(0.95**0.25) * sigma
+    assert np.mean(found) == pytest.approx(expected, abs=0.3 * sigma)
+    same = scored("same")
+    one = twosample.null_percentile([same], seed=1)
+    assert twosample.null_percentile([same] * 4, seed=1) == one
+    assert np.isnan(twosample.null_percentile([], seed=1))
+
+
+def test_tables_that_are_known_are_not_made_again():
+    ours, theirs = white("a", 64), white("b", 64)
+    tables = twosample.features(ours), twosample.features(theirs)
+    known = twosample.classifier_auc(ours, theirs, 1, tables=tables)
+    assert known.auc == twosample.classifier_auc(ours, theirs, 1).auc
+
+
+def test_unknown_classifier():
+    with pytest.raises(CrabError, match="classifier = 'svm': allowed are boosting, resnet, stft"):
+        twosample.classifier_auc(white("a"), white("b"), 1, "svm")
