@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from crab import notebooks, pages, params, paths
+from crab import params, paths
 from crab.errors import CrabError
 
 
@@ -30,17 +30,27 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+# Each command imports what it needs: some of it takes a second, or is not installed on a machine
+# that only trains.
+
+
 def _run(args) -> None:
-    keys = {k: getattr(args, k) for k in ("mission", "environment") if getattr(args, k)}
+    from crab import notebooks
+
+    keys = {k: getattr(args, k) for k in ("mission", "environment", "model") if getattr(args, k)}
     print(notebooks.run(args.notebook, args.profile, keys).relative_to(paths.root()))
 
 
 def _source(args) -> None:
+    from crab import notebooks
+
     for path in notebooks.write_sources():
         print(path.relative_to(paths.root()))
 
 
 def _report(args) -> None:
+    from crab import pages
+
     print(pages.build().relative_to(paths.root()))
 
 
@@ -50,7 +60,6 @@ def _params(args) -> None:
 
 
 def _simulate(args) -> None:
-    # Imported here because it takes a second, and most commands do without.
     from crab import io
     from crab.physics import montecarlo
 
@@ -76,8 +85,54 @@ def _simulate(args) -> None:
         print(io.write_table_zarr(hits, args.truth))
 
 
+def _train(args) -> None:
+    from crab.generators import training
+
+    settings = params.load()
+    environment = args.environment or settings.training_environment
+    print(
+        training.train(
+            args.model,
+            args.profile,
+            args.mission,
+            environment,
+            settings,
+            seed=args.seed,
+            name=args.name,
+        ).relative_to(paths.root())
+    )
+
+
+def _search(args) -> None:
+    from crab import search
+
+    settings = params.load()
+    profile = params.choose("profile", args.profile, settings.profiles)
+    space = params.choose("model", args.model, profile.search)
+    environment = args.environment or settings.training_environment
+    found = search.search(
+        args.model,
+        args.profile,
+        args.mission,
+        environment,
+        args.trials,
+        settings,
+        space,
+        seed=args.seed,
+    )
+    done = found.trials.groupby("state").size()
+    print(f"{len(found.trials)} trials: " + ", ".join(f"{n} {s}" for s, n in done.items()))
+    if found.best:
+        complete = found.trials[found.trials["state"] == "complete"]
+        row = complete.loc[complete["objective"].idxmin()]
+        print(f"best: trial {row['trial']}, objective {row['objective']:.4f}")
+        for key, value in found.best.items():
+            print(f"  {key}: {value}")
+    print(found.csv.relative_to(paths.root()))
+
+
 def _import(args) -> None:
-    from crab import importing, mapping  # as above
+    from crab import importing, mapping
 
     params.choose("profile", args.profile, params.load().profiles)
     key = (args.mission, args.environment, args.split)
@@ -107,6 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--profile", default="smoke", help="key of profiles in params.yaml")
     run.add_argument("--mission", help="key of missions in params.yaml")
     run.add_argument("--environment", help="key of environments in params.yaml")
+    run.add_argument("--model", help="key of train_vae or train_gan in params.yaml")
     run.set_defaults(do=_run)
 
     source = commands.add_parser("source", help="write the notebooks' code to build/source")
@@ -131,6 +187,28 @@ def _parser() -> argparse.ArgumentParser:
     long.add_argument("--profile", default="smoke", help="key of profiles in params.yaml")
     long.add_argument("--output", required=True, help="folder to make, such as day.zarr")
     long.set_defaults(do=_simulate)
+
+    train = commands.add_parser(
+        "train", help="train a network without its notebook, on a machine with a GPU for example"
+    )
+    train.add_argument("model", help="key of train_vae or train_gan in params.yaml")
+    train.add_argument("--profile", default="smoke", help="key of profiles in params.yaml")
+    train.add_argument("--mission", default="litebird_lft", help="key of missions in params.yaml")
+    train.add_argument("--environment", help="default: training_environment of params.yaml")
+    train.add_argument("--seed", type=int, help="default: seed of params.yaml")
+    train.add_argument("--name", help="of the file, if not the model's: for more than one seed")
+    train.set_defaults(do=_train)
+
+    look = commands.add_parser(
+        "search", help="search for good settings of a network; the same command goes on"
+    )
+    look.add_argument("model", help="key of search in params.yaml")
+    look.add_argument("--profile", default="smoke", help="key of profiles in params.yaml")
+    look.add_argument("--mission", default="litebird_lft", help="key of missions in params.yaml")
+    look.add_argument("--environment", help="default: training_environment of params.yaml")
+    look.add_argument("--trials", default=20, type=int, help="in all, those done before included")
+    look.add_argument("--seed", type=int, help="default: seed of params.yaml")
+    look.set_defaults(do=_search)
 
     bring = commands.add_parser("import", help="take another simulation's TODs into a TOD cube")
     bring.add_argument("files", nargs="+", metavar="FILE", help="in the order of time")

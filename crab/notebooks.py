@@ -17,7 +17,7 @@ from crab import params, paths
 from crab.errors import CrabError
 
 _KERNEL_START_S = 120
-_MATRIX_KEYS = ("mission", "environment")
+_MATRIX_KEYS = ("mission", "environment", "model")
 
 
 def find(name: str) -> Path:
@@ -94,7 +94,7 @@ def parameters(
     profile : str
         Key of ``profiles``.
     keys : dict of str to str
-        Matrix keys: ``mission``, ``environment``.
+        Matrix keys: ``mission``, ``environment``, ``model``.
     settings : Params
 
     Returns
@@ -108,12 +108,15 @@ def parameters(
         For an unknown profile, mission, environment or matrix key.
     """
     chosen = params.choose("profile", profile, settings.profiles)
-    for key, value in keys.items():
-        table = params.choose(
-            "matrix key", key, {"mission": settings.missions, "environment": settings.environments}
-        )
-        params.choose(key, value, table)
     own = getattr(chosen, section(stem), None)
+    tables = {"mission": settings.missions, "environment": settings.environments}
+    if isinstance(own, dict):
+        # A section for each model: the notebook is run for one of them.
+        tables["model"] = own
+    for key, value in keys.items():
+        params.choose(key, value, params.choose("matrix key", key, tables))
+    if isinstance(own, dict):
+        own = own[keys["model"]]
     values = {} if own is None else own.model_dump()
     return {"profile": profile, "seed": settings.seed, **keys, **values}
 

@@ -24,9 +24,11 @@ _BANNERS = {
         "networks are hardly trained: read these numbers as a test of the chain."
     )
 }
+# Tables of all reports that are put together under stable names; None: too long for the index.
 _GATHERED = {
     "kpis": "KPIs",
-    "scorecard": "Scorecard",
+    "ranking": "Generators, best first",
+    "scorecard": None,
     "validation": "Validation of the Monte Carlo",
 }
 _MATH = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+?)\$", re.DOTALL)
@@ -55,10 +57,11 @@ def build() -> Path:
         profile = path.parent.name
         cards.setdefault(profile, []).append(render(path, profile))
     reports = paths.root() / "reports"
+    gathered = {name: _gather(name) for name in _GATHERED}
     tables = [
-        {"title": title, "html": _table_html(frame)}
+        {"title": title, "html": _table_html(gathered[name])}
         for name, title in _GATHERED.items()
-        if (frame := _gather(name)) is not None
+        if title and gathered[name] is not None
     ]
     _write_numbers_tex(reports / "numbers.tex")
     env = jinja2.Environment(loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=False)

@@ -18,7 +18,6 @@ from crab.descriptions import (
     InstrumentTable,
     LinearSensor,
     Mission,
-    NonNegative,
     Positive,
     Section,
     SolarEvent,
@@ -26,6 +25,8 @@ from crab.descriptions import (
     WaferThermal,
 )
 from crab.errors import CrabError
+from crab.experiment_settings import ExperimentsNotebook, SearchSpace
+from crab.training_settings import TrainGanNotebook, TrainVaeNotebook
 
 __all__ = [
     "Absorber",
@@ -39,6 +40,8 @@ __all__ = [
     "Params",
     "SolarEvent",
     "Tes",
+    "TrainGanNotebook",
+    "TrainVaeNotebook",
     "WaferThermal",
     "choose",
     "load",
@@ -79,60 +82,21 @@ class ExploreNotebook(Section):
     threshold_sigma: Positive
 
 
-class TrainGanNotebook(Section):
-    """Training of the reference GAN; learning rates and beta_1 are those of Keras."""
-
-    accelerator: Literal["optional", "required"]
-    loss: Literal["binary_crossentropy", "wasserstein"]
-    generator_optimizer: Literal["adam", "nadam", "sgd"]
-    discriminator_optimizer: Literal["adam", "nadam", "sgd"]
-    generator_learning_rate: Positive
-    discriminator_learning_rate: Positive
-    beta_1: Annotated[float, Field(ge=0, lt=1)]
-    activation: Literal["leaky_relu", "relu", "tanh"]
-    kernel_length: Count
-    batch_size: Count
-    steps_per_epoch: Count
-    discriminator_pretraining_epochs: Annotated[int, Field(ge=0)]
-    gan_epochs: Count
-    discriminator_updates: Count = Field(description="for each update of the generator")
-    extra_discriminator_steps: Annotated[int, Field(ge=0, description="after each epoch")]
-    synthetic_weight: Positive
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
-    input_noise_sigma: NonNegative
-    gradient_penalty: NonNegative
-    stretch_sigma: NonNegative
-
-    @model_validator(mode="after")
-    def _wasserstein_has_no_labels(self):
-        # A critic's score may be shifted freely only if both terms of its loss weigh the same.
-        if self.loss == "wasserstein":
-            allowed = {"synthetic_weight": 1, "label_smoothing": 0}
-            for key, value in allowed.items():
-                if getattr(self, key) != value:
-                    raise CrabError(
-                        f"train_gan.{key} = {getattr(self, key)}: allowed with loss = wasserstein "
-                        f"is {value}"
-                    )
-            if not self.gradient_penalty:
-                raise CrabError(
-                    f"train_gan.gradient_penalty = {self.gradient_penalty}: allowed with "
-                    "loss = wasserstein are numbers > 0, usually 10"
-                )
-        return self
-
-
 class GenerateNotebook(Section):
     generator: str
     duration_s: Positive
 
 
-class KpisNotebook(Section):
+class CompareNotebook(Section):
+    generators: Annotated[list[str], Field(min_length=1)]
     window_samples: Annotated[int, Field(ge=64)]
     classifier_windows: Annotated[list[Annotated[int, Field(ge=64)]], Field(min_length=1)]
+    classifiers: Annotated[list[Literal["boosting", "resnet", "stft"]], Field(min_length=1)]
+    classifier_epochs: Count
     segment_samples: Annotated[int, Field(ge=64)]
     n_bins: Count
     clip_sigma: Positive
+    hit_sigma: Positive
 
 
 class ValidationNotebook(Section):
@@ -149,10 +113,13 @@ class Profile(Section):
     deposits: DepositsNotebook
     simulate_tod: SimulateTodNotebook
     explore: ExploreNotebook
-    train_gan: TrainGanNotebook
+    train_vae: dict[str, TrainVaeNotebook] = Field(description="by the model's name")
+    train_gan: dict[str, TrainGanNotebook] = Field(description="by the model's name")
     generate: GenerateNotebook
-    kpis: KpisNotebook
+    compare: CompareNotebook
     validation: ValidationNotebook
+    experiments: ExperimentsNotebook
+    search: dict[str, SearchSpace] = Field(description="by the model's name")
 
 
 class Params(Section):

@@ -1,6 +1,7 @@
 """Figures, tables and numbers that leave a notebook."""
 
 import base64
+import io
 import json
 import os
 from pathlib import Path
@@ -114,6 +115,21 @@ def read_numbers(profile: str, report: str) -> dict[str, dict]:
     """
     path = paths.tables(profile, report) / "numbers.json"
     return json.loads(_read(path))
+
+
+def read_table(profile: str, report: str, name: str) -> pd.DataFrame:
+    """Table of another report.
+
+    Returns
+    -------
+    pandas.DataFrame
+
+    Raises
+    ------
+    CrabError
+        If that report has not been made.
+    """
+    return pd.read_csv(io.StringIO(_read(paths.tables(profile, report) / f"{name}.csv")))
 
 
 def _read(path: Path) -> str:

@@ -2,11 +2,13 @@
 
 Everything else is Keras. A step is written once: networks that are differentiated are called with
 explicit values (``stateless_call``), variables are assigned as usual. TensorFlow runs that as it
-is; on JAX `compile_step` maps every variable into a pure function and writes the results back.
+is; on JAX `compile_steps` maps every variable into a pure function and writes the results back.
 """
 
 import os
 from contextlib import contextmanager
+
+import numpy as np
 
 
 @contextmanager
@@ -37,7 +39,15 @@ with _silent_stderr():
     else:
         raise ImportError(f"KERAS_BACKEND = {NAME!r}: CRAB's networks know 'tensorflow' and 'jax'")
 
-__all__ = ["NAME", "compile_step", "has_accelerator", "keras", "value_and_grad"]
+__all__ = [
+    "NAME",
+    "compile_steps",
+    "has_accelerator",
+    "keras",
+    "random_normal",
+    "random_uniform",
+    "value_and_grad",
+]
 
 
 def has_accelerator() -> bool:
@@ -69,36 +79,77 @@ def value_and_grad(function, values):
     return (value, auxiliary), tape.gradient(value, values)
 
 
-def compile_step(step, variables):
-    """Compile a step that reads and assigns variables.
+def random_normal(shape, key):
+    """Standard normal numbers inside a compiled step.
+
+    Parameters
+    ----------
+    shape : tuple of int
+    key : tensor of int32, shape (2,)
+        Counter-based: the same key gives the same numbers, on one kind of device.
+
+    Returns
+    -------
+    tensor of float32
+    """
+    if NAME == "jax":
+        return jax.random.normal(_jax_key(key), shape)
+    return tf.random.stateless_normal(shape, key)
+
+
+def random_uniform(shape, key):
+    """Numbers in [0, 1); see `random_normal`."""
+    if NAME == "jax":
+        return jax.random.uniform(_jax_key(key), shape)
+    return tf.random.stateless_uniform(shape, key)
+
+
+def compile_steps(step, variables, data):
+    """Compile a training step, and a loop over it.
 
     Parameters
     ----------
     step : callable
-        Arrays in, tensors out.
+        ``step(data, *inputs) -> tensor``; reads and assigns `variables`.
     variables : list of keras.Variable
         All that the step reads or assigns.
+    data : ndarray
+        What every step reads; stays on the device.
 
     Returns
     -------
     callable
-        Same arguments and results as `step`.
+        ``run(*inputs) -> ndarray``: inputs stacked along a first axis, one step for each; results
+        stacked likewise. TensorFlow calls one step after the other, JAX runs them as one loop.
     """
+    data = keras.ops.convert_to_tensor(data)
     if NAME == "tensorflow":
-        return tf.function(step, autograph=False)
+        one = tf.function(step, autograph=False)
+
+        def run(*inputs):
+            return np.stack([one(data, *each).numpy() for each in zip(*inputs, strict=True)])
+
+        return run
 
     @jax.jit
-    def pure(values, *inputs):
-        mapping = list(zip(variables, values, strict=True))
-        with keras.StatelessScope(state_mapping=mapping) as scope:
-            results = step(*inputs)
-            values = [scope.get_current_value(v) for v in variables]
-        return results, values
+    def loop(values, data, inputs):
+        def body(values, each):
+            mapping = list(zip(variables, values, strict=True))
+            with keras.StatelessScope(state_mapping=mapping) as scope:
+                result = step(data, *each)
+                values = [scope.get_current_value(v) for v in variables]
+            return values, result
 
-    def run(*inputs):
-        results, values = pure([v.value for v in variables], *inputs)
+        return jax.lax.scan(body, values, inputs)
+
+    def run_loop(*inputs):
+        values, results = loop([v.value for v in variables], data, inputs)
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
-        return results
+        return np.asarray(results)
 
-    return run
+    return run_loop
+
+
+def _jax_key(key):
+    return jax.random.fold_in(jax.random.key(key[0]), key[1])

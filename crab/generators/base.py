@@ -7,11 +7,28 @@ from typing import Protocol, Self
 import numpy as np
 import xarray as xr
 
-from crab import params
+from crab import params, paths
+from crab.io import open_tod
 
 # A new model is one file and one line here: name -> where its class is. Imported when asked for.
 REGISTRY = {
-    "gan_reference": "crab.generators.gan:GanReference",
+    "baseline_gaussian": "crab.generators.baselines:GaussianBaseline",
+    "baseline_phase": "crab.generators.baselines:PhaseBaseline",
+    "baseline_bootstrap": "crab.generators.baselines:BootstrapBaseline",
+    "baseline_events": "crab.generators.resampling:EventBaseline",
+    **dict.fromkeys(
+        (
+            "vae_gaussian",
+            "vae_bernoulli_1",
+            "vae_bernoulli_2",
+            "gan_reference",
+            "gan_wasserstein",
+            "gan_clipped",
+            "gan_multichannel",
+            "gan_paired",
+        ),
+        "crab.generators.network:Network",
+    ),
 }
 
 
@@ -36,6 +53,7 @@ class Generator(Protocol):
     detectors: xr.Dataset
     windowed: bool
 
+    # A network has `load`; a baseline has ``fit(train, ...)`` instead, and nothing on disk.
     @classmethod
     def load(
         cls,
@@ -93,3 +111,40 @@ def get(name: str) -> type[Generator]:
     """
     module, attribute = params.choose("generator", name, REGISTRY).split(":")
     return getattr(import_module(module), attribute)
+
+
+def ready(
+    name: str, profile: str, mission: str, environment: str, settings: params.Params
+) -> Generator:
+    """Generator that can be asked for samples: a network read, or a baseline fitted.
+
+    Parameters
+    ----------
+    name : str
+        One of `names`.
+    profile, mission, environment : str
+        Whose model or training cube.
+    settings : crab.params.Params
+        A baseline of events needs the mission and the environment.
+
+    Returns
+    -------
+    Generator
+
+    Raises
+    ------
+    CrabError
+        If a file is missing or does not fit.
+    """
+    kind = get(name)
+    if hasattr(kind, "load"):
+        return kind.load(paths.model(profile, mission, name), mission, environment)
+    train = open_tod(paths.tod(profile, mission, environment, "train"))
+    if not kind.needs_library:
+        return kind.fit(train)
+    return kind.fit(
+        train,
+        paths.deposits(profile, mission, "train"),
+        params.choose("mission", mission, settings.missions),
+        params.choose("environment", environment, settings.environments),
+    )

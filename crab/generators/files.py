@@ -68,6 +68,24 @@ def write_model(path: str | Path, model: keras.Model, record: dict) -> Path:
     return path
 
 
+def write_network(path: str | Path, model: keras.Model) -> Path:
+    """Write a network alone, with bytes that depend on nothing but its content.
+
+    Parameters
+    ----------
+    path : path-like
+    model : keras.Model
+
+    Returns
+    -------
+    pathlib.Path
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace(path, _keras_bytes(model))
+    return path
+
+
 def replace(path: Path, content: bytes) -> None:
     """Write a file that appears under its name only when it is whole."""
     partial = path.with_name(f".{path.name}.partial")

@@ -2,83 +2,65 @@
 
 import numpy as np
 
-from crab import seeds
 from crab.errors import CrabError
+from crab.generators.backend import keras
 
-WINDOW_SAMPLES = 1060
 
-
-class Crops:
-    """Random windows of one detector each, the same for the same step.
+def crop(data, start, channel, window_samples: int):
+    """Windows of a cube, inside a compiled step.
 
     Parameters
     ----------
-    values : ndarray of float32, shape (n_det, n_samples)
+    data : tensor of float32, shape (n_samples, n_det)
         Normalised training cube.
-    seed : int
-        Seed of the run.
-    *labels : str
-        Stream, see `crab.seeds.rng`.
+    start : tensor of int32, shape (n,)
+        First sample of each window.
+    channel : tensor of int32, shape (n,), or None
+        Detector of each window; None for all detectors together.
+    window_samples : int
 
-    Raises
-    ------
-    CrabError
-        If the cube is shorter than one window.
+    Returns
+    -------
+    tensor of float32, shape (n, window_samples, 1 or n_det)
     """
-
-    def __init__(self, values: np.ndarray, seed: int, *labels: str):
-        if values.shape[1] < WINDOW_SAMPLES:
-            raise CrabError(
-                f"training cube has {values.shape[1]} samples: needs at least {WINDOW_SAMPLES}"
-            )
-        self._windows = np.lib.stride_tricks.sliding_window_view(values, WINDOW_SAMPLES, axis=1)
-        self._seed = seed
-        self._labels = labels
-
-    def batch(self, step: int, size: int) -> np.ndarray:
-        """Windows of one training step.
-
-        Parameters
-        ----------
-        step : int
-            Absolute step.
-        size : int
-            Number of windows.
-
-        Returns
-        -------
-        ndarray of float32, shape (size, WINDOW_SAMPLES, 1)
-        """
-        rng = seeds.rng(self._seed, *self._labels, block=step)
-        n_det, n_starts, _ = self._windows.shape
-        detector = rng.integers(n_det, size=size)
-        start = rng.integers(n_starts, size=size)
-        return np.ascontiguousarray(self._windows[detector, start])[..., None]
+    ops = keras.ops
+    index = ops.expand_dims(start, 1) + ops.arange(window_samples, dtype="int32")
+    if channel is None:
+        return ops.take(data, index, axis=0)
+    flat = index * data.shape[1] + ops.expand_dims(channel, 1)
+    return ops.expand_dims(ops.take(ops.reshape(data, (-1,)), flat), -1)
 
 
-def held_out(values: np.ndarray, n_max: int) -> np.ndarray:
-    """Windows of a validation cube that do not overlap, taken evenly from all detectors.
+def spread(values: np.ndarray, window_samples: int, n_max: int, alone: bool) -> np.ndarray:
+    """Windows of a cube that do not overlap, taken evenly from it.
 
     Parameters
     ----------
     values : ndarray of float32, shape (n_det, n_samples)
         Normalised with the training cube's normalisation.
+    window_samples : int
     n_max : int
         At most this many.
+    alone : bool
+        Windows of one detector each, taken evenly from all; else of all detectors together.
 
     Returns
     -------
-    ndarray of float32, shape (n, WINDOW_SAMPLES, 1)
+    ndarray of float32, shape (n, window_samples, 1 or n_det)
 
     Raises
     ------
     CrabError
         If the cube is shorter than one window.
     """
-    n_samples = values.shape[1]
-    n_windows = n_samples // WINDOW_SAMPLES
+    n_det, n_samples = values.shape
+    n_windows = n_samples // window_samples
     if n_windows == 0:
-        raise CrabError(f"validation cube has {n_samples} samples: needs at least {WINDOW_SAMPLES}")
-    windows = values[:, : n_windows * WINDOW_SAMPLES].reshape(-1, WINDOW_SAMPLES)
+        raise CrabError(f"cube has {n_samples} samples: needs at least {window_samples}")
+    windows = values[:, : n_windows * window_samples].reshape(n_det, n_windows, window_samples)
+    if alone:
+        windows = windows.reshape(-1, window_samples)[..., None]
+    else:
+        windows = np.moveaxis(windows, 0, -1)
     chosen = np.linspace(0, len(windows) - 1, min(n_max, len(windows))).round().astype(int)
-    return windows[chosen][..., None]
+    return np.ascontiguousarray(windows[chosen])

@@ -57,7 +57,7 @@ def validation_cube() -> xr.Dataset:
 @pytest.fixture(scope="session")
 def settings() -> params.TrainGanNotebook:
     """The smoke profile's settings, cut down to seconds."""
-    smoke = params.load().profiles["smoke"].train_gan
+    smoke = params.load().profiles["smoke"].train_gan["gan_reference"]
     return smoke.model_copy(
         update={
             "batch_size": 4,
@@ -73,11 +73,9 @@ def settings() -> params.TrainGanNotebook:
 @pytest.fixture(scope="session")
 def trained(train_cube, validation_cube, settings, tmp_path_factory):
     """Path of a model trained without interruption."""
-    from crab.generators.training import GanTraining
+    from crab.generators.training import Training
 
     path = tmp_path_factory.mktemp("model") / "gan_reference.keras"
-    training = GanTraining(settings, train_cube, validation_cube, SEED, path)
-    training.pretrain_discriminator()
-    training.build_gan()
-    training.train()
+    training = Training(settings, train_cube, validation_cube, SEED, path)
+    training.run()
     return training.save()

@@ -5,7 +5,7 @@ import pytest
 
 from crab.errors import CrabError
 from crab.generators.normalise import Normalisation
-from crab.generators.windows import WINDOW_SAMPLES, Crops, held_out
+from crab.generators.windows import crop, spread
 
 
 @pytest.mark.parametrize("stretch_sigma", [0.0, 5.0])
@@ -65,30 +65,29 @@ def test_dict_round_trip_and_faults(train_cube):
         Normalisation.fit(cube, 5.0)
 
 
-def test_crops_are_addressed_by_step():
-    """Every crop is a run of one detector, and the same for the same step in any order."""
-    values = np.arange(3 * 3000, dtype=np.float32).reshape(3, 3000)
-    crops = Crops(values, 1, "a")
-    batch = crops.batch(7, 50)
-    assert batch.shape == (50, WINDOW_SAMPLES, 1)
-    assert (np.diff(batch[..., 0], axis=1) == 1).all()
-    assert set((batch[:, 0, 0] // 3000).astype(int)) == {0, 1, 2}
-    crops.batch(8, 50)
-    np.testing.assert_array_equal(Crops(values, 1, "a").batch(7, 50), batch)
-    assert not np.array_equal(crops.batch(8, 50), batch)
-    assert not np.array_equal(Crops(values, 2, "a").batch(7, 50), batch)
+def test_crops_are_runs_of_the_cube():
+    """Of one detector, or of all at the same time."""
+    data = np.arange(3 * 500, dtype=np.float32).reshape(500, 3)  # sample, detector
+    start, channel = np.int32([0, 7, 499 - 63]), np.int32([2, 0, 1])
+    alone = np.asarray(crop(data, start, channel, 64))
+    assert alone.shape == (3, 64, 1)
+    together = np.asarray(crop(data, start, None, 64))
+    for k, (s, c) in enumerate(zip(start, channel, strict=True)):
+        np.testing.assert_array_equal(alone[k, :, 0], data[s : s + 64, c])
+        np.testing.assert_array_equal(together[k], data[s : s + 64])
 
 
-def test_held_out_windows_do_not_overlap():
+@pytest.mark.parametrize(("n_max", "n_alone"), [(7, 7), (1000, 12)])
+def test_spread_windows_do_not_overlap(n_max, n_alone):
     values = np.arange(3 * 5000, dtype=np.float32).reshape(3, 5000)
-    for n_max, expected in ((7, 7), (1000, 12)):
-        windows = held_out(values, n_max)
-        assert windows.shape == (expected, WINDOW_SAMPLES, 1)
-        assert np.unique(windows).size == windows.size
+    alone = spread(values, 1060, n_max, alone=True)
+    assert alone.shape == (n_alone, 1060, 1)
+    assert np.unique(alone).size == alone.size
+    together = spread(values, 1060, n_max, alone=False)
+    assert together.shape == (4, 1060, 3)
+    np.testing.assert_array_equal(together[1, :, 2], values[2, 1060:2120])
 
 
 def test_cubes_shorter_than_a_window_are_refused():
-    with pytest.raises(CrabError, match="training cube has 100 samples: needs at least 1060"):
-        Crops(np.zeros((2, 100), np.float32), 1)
-    with pytest.raises(CrabError, match="validation cube has 100 samples"):
-        held_out(np.zeros((2, 100), np.float32), 10)
+    with pytest.raises(CrabError, match="cube has 100 samples: needs at least 1060"):
+        spread(np.zeros((2, 100), np.float32), 1060, 10, alone=True)

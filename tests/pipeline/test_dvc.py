@@ -1,6 +1,7 @@
 """The pipeline's description agrees with the code: dependencies, parameters, outputs."""
 
 import ast
+import itertools
 import re
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,10 @@ def pipeline():
 
 def notebook_stages():
     return {k: v for k, v in pipeline().items() if v["cmd"].startswith("crab run")}
+
+
+def smoke() -> params.Profile:
+    return params.load().profiles["smoke"]
 
 
 def imported(source: str) -> set[str]:
@@ -89,7 +94,12 @@ def test_stage_depends_on_its_notebook_and_its_parameters(stage):
     stem = spec["cmd"].split()[2]
     assert f"build/source/{stem}.py" in spec["deps"]
     assert "seed" in spec["params"]
-    assert f"profiles.${{item.profile}}.{notebooks.section(stem)}" in spec["params"]
+    section = notebooks.section(stem)
+    key = f"profiles.${{item.profile}}.{section}"
+    if "model" in spec["matrix"]:
+        key += ".${item.model}"
+        assert set(spec["matrix"]["model"]) == set(getattr(smoke(), section))
+    assert key in spec["params"] or not hasattr(smoke(), section)
     assert ("--mission ${item.mission}" in spec["cmd"]) == ("mission" in spec["matrix"])
     # One environment is trained on; the others are simulated and explored.
     trained = "--environment ${training_environment}" in spec["cmd"]
@@ -115,9 +125,10 @@ def test_files_others_rely_on_are_outputs():
     keys = {"profile": "smoke", "mission": "litebird_lft", "environment": "litebird_2032"}
     outs = set()
     for spec in pipeline().values():
-        for out in spec.get("outs", []):
+        models = spec.get("matrix", {}).get("model", [""])
+        for out, model in itertools.product(spec.get("outs", []), models):
             name = out if isinstance(out, str) else next(iter(out))
-            for key, value in keys.items():
+            for key, value in {**keys, "model": model}.items():
                 name = name.replace(f"${{item.{key}}}", value)
             name = name.replace("${training_environment}", keys["environment"])
             outs.add(name)
@@ -126,7 +137,10 @@ def test_files_others_rely_on_are_outputs():
         *(paths.deposits("smoke", "litebird_lft", s) for s in paths.SPLITS),
         *(paths.tod("smoke", "litebird_lft", "litebird_2032", s) for s in paths.SPLITS),
         *(paths.hits("smoke", "litebird_lft", "litebird_2032", s) for s in paths.SPLITS),
-        paths.model("smoke", "litebird_lft", "gan_reference"),
+        *(
+            paths.model("smoke", "litebird_lft", m)
+            for m in (*smoke().train_vae, *smoke().train_gan)
+        ),
         paths.cube("smoke", "litebird_lft", "litebird_2032", generator),
     ]
     missing = {str(p.relative_to(root)) for p in expected} - outs

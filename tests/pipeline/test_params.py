@@ -81,12 +81,12 @@ def test_each_fault_names_file_key_value_and_choices(raw, tmp_path, keys, value,
 
 
 def test_unknown_and_missing_keys(raw, tmp_path):
-    section = raw["profiles"]["smoke"]["train_gan"]
+    section = raw["profiles"]["smoke"]["train_gan"]["gan_paired"]
     section["batchsize"] = section.pop("batch_size")
     with pytest.raises(CrabError) as caught:
         load(raw, tmp_path)
     text = str(caught.value)
-    assert re.search(r"profiles\.smoke\.train_gan\.batch_size: missing", text)
+    assert re.search(r"profiles\.smoke\.train_gan\.gan_paired\.batch_size: missing", text)
     assert re.search(r"batchsize = \d+: unknown key; did you mean 'batch_size'\?", text)
 
 
