@@ -36,6 +36,8 @@ class Outputs:
         self.tables = paths.tables(profile, report)
         self._numbers: dict[str, dict] = {}
         self._captions: list[dict[str, str]] = []
+        # Tables that a notebook shows: no cell ends in "...".
+        pd.set_option("display.max_colwidth", None)
         for folder in (self.figures, self.tables):
             folder.mkdir(parents=True, exist_ok=True)
             for old in folder.iterdir():
