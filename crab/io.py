@@ -16,10 +16,11 @@ from tqdm.dask import TqdmCallback
 from xarray.backends import H5NetCDFStore
 from zarr.codecs import BloscCodec
 
-from crab import schema
+from crab import ledger, sample_times, schema
 from crab.errors import CrabError
 
 _ROWS = 2**20  # rows in a chunk of a table
+COMPRESSOR = BloscCodec(cname="lz4", shuffle="shuffle")
 _COMPRESSION = {"zlib": True, "complevel": 4, "shuffle": True}
 
 
@@ -105,16 +106,23 @@ def write_zarr(ds: xr.Dataset, path: str | Path, progress: bool = True) -> Path:
     partial = _new_folder(path)
     # Chunks of one size, as Zarr wants them; a stretch may begin inside a chunk of the simulator.
     ds = ds.chunk({"detector": -1, "time": max(ds["tod"].chunks[-1])})
-    # Zarr v3 has a stable form for strings of any length only.
-    words = {n: ds[n].load().astype(object) for n in ds.coords if ds[n].dtype.kind == "U"}
-    ds = ds.assign_coords(words)
-    codec = BloscCodec(cname="lz4", shuffle="shuffle")
-    encoding = {name: {"compressors": codec} for name in ds.data_vars}
+    times = sample_times.rule(ds)
+    if times is not None:
+        # Times that follow a rule are not written; `open_tod` knows them again.
+        ds = ds.drop_vars("time").assign_attrs(start_sample=times.first)
+    ds = with_plain_words(ds)
+    encoding = {name: {"compressors": COMPRESSOR} for name in ds.data_vars}
     bar = TqdmCallback(desc=path.name, disable=not progress)
     with bar:
         ds.to_zarr(partial, zarr_format=3, encoding=encoding, consolidated=False)
     partial.rename(path)
     return path
+
+
+def with_plain_words(ds: xr.Dataset) -> xr.Dataset:
+    """Coordinates with words as Zarr v3 wants them: it has a stable form for any length only."""
+    words = {n: ds[n].load().astype(object) for n in ds.coords if ds[n].dtype.kind == "U"}
+    return ds.assign_coords(words)
 
 
 def write_table_zarr(pieces: Iterable[xr.Dataset], path: str | Path) -> Path:
@@ -176,9 +184,10 @@ def open_tod(path: str | Path) -> xr.Dataset:
     Raises
     ------
     CrabError
-        If the file is missing, truncated, or no valid cube.
+        If the file is missing, truncated, not finished, or no valid cube.
     """
     path = Path(path)
+    ledger.refuse_unfinished(path)
     if path.is_dir():
         try:
             ds = xr.open_zarr(path, consolidated=False)
@@ -187,7 +196,11 @@ def open_tod(path: str | Path) -> xr.Dataset:
                 for n in ds.coords
                 if ds[n].dtype.kind in "OT"
             }
-            return schema.validate(ds.assign_coords(words), str(path))
+            ds = ds.assign_coords(words)
+            if "time" not in ds.coords and {"start_sample", "sampling_rate_hz"} <= set(ds.attrs):
+                rule = (ds.attrs["start_sample"], ds.sizes["time"], ds.attrs["sampling_rate_hz"])
+                ds = ds.assign_coords(sample_times.coordinates(*rule))
+            return schema.validate(ds, str(path))
         except (OSError, ValueError, KeyError) as error:
             raise CrabError(f"{path}: not a readable Zarr folder ({error})") from error
     return schema.validate(open_table(path), str(path))

@@ -3,6 +3,7 @@
 import numpy as np
 import xarray as xr
 
+from crab import sample_times
 from crab.errors import CrabError
 
 SCHEMA_VERSION = "1.0"
@@ -68,7 +69,8 @@ def make_cube(
     Returns
     -------
     xarray.Dataset
-        Dimensions ``(detector, time)``; ``tod*`` float32 in W; ``time`` in s.
+        Dimensions ``(detector, time)``; ``tod*`` float32 in W; ``time`` in s, not held in memory
+        if a part is on dask.
 
     Raises
     ------
@@ -76,7 +78,7 @@ def make_cube(
         As `validate`.
     """
     n_time = np.shape(next(iter(parts.values())))[-1]
-    time_s = (start_sample + np.arange(n_time)) / sampling_rate_hz
+    lazy = any(hasattr(values, "dask") for values in parts.values())
     variables = {
         name: (
             ("detector", "time"),
@@ -88,9 +90,11 @@ def make_cube(
     }
     coords = {name: detectors[name] for name in detectors.coords}
     ds = xr.Dataset(variables, coords=coords)
-    ds = ds.assign_coords(
-        time=("time", time_s, {"units": "s", "long_name": "time since the start of the mission"})
-    )
+    if lazy:
+        ds = ds.assign_coords(sample_times.coordinates(start_sample, n_time, sampling_rate_hz))
+    else:
+        time_s = (start_sample + np.arange(n_time)) / sampling_rate_hz
+        ds = ds.assign_coords(time=("time", time_s, sample_times.ATTRS))
     for name, extra in _COORD_ATTRS.items():
         if name in ds.coords:
             ds[name].attrs.update(extra)
@@ -176,11 +180,12 @@ def _check_tod(tod: xr.DataArray, where: str) -> None:
 
 def _check_time(ds: xr.Dataset, source: str) -> None:
     rate = float(ds.attrs["sampling_rate_hz"])
-    time_s = ds["time"].values
     if not rate > 0:
         raise CrabError(f"{source}: sampling_rate_hz = {rate}: allowed are numbers > 0")
-    if time_s.size > 1:
-        worst = np.abs(np.diff(time_s) * rate - 1).max()
+    if ds.sizes["time"] > 1:
+        times = sample_times.rule(ds)
+        steps_s = np.diff(ds["time"].values) if times is None else np.array([times.step])
+        worst = np.abs(steps_s * rate - 1).max()
         if not worst < 1e-3:
             raise CrabError(
                 f"{source}: time steps differ from 1/sampling_rate_hz = {1 / rate:.6g} s by up to "

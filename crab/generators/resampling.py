@@ -130,7 +130,9 @@ class EventBaseline:
         return self._simulator(seed).samples(start_sample, n_samples)["tod"]
 
     def _simulator(self, seed: int) -> Simulator:
-        if self._prepared is None or self._prepared[0] != seed:
+        prepared = self._prepared
+        # Read and written once: another thread may ask for another seed.
+        if prepared is None or prepared[0] != seed:
             simulator = montecarlo.prepare(
                 *self._what,
                 mission_name=self.record["mission"],
@@ -139,5 +141,5 @@ class EventBaseline:
                 split=self.name,
                 direct_hits=self.record["settings"]["direct_hits"],
             )
-            self._prepared = (seed, simulator)
-        return self._prepared[1]
+            prepared = self._prepared = (seed, simulator)
+        return prepared[1]

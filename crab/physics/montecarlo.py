@@ -167,8 +167,8 @@ def lazy_cube(
     Returns
     -------
     xarray.Dataset
-        On dask, in the simulator's own chunks of about 5 minutes: of the data, memory holds a few
-        of them. The times of the samples, 8 bytes each, are held. `crab.io.write_zarr` writes it.
+        On dask, in the simulator's own chunks of about 5 minutes: memory holds a few of them.
+        `crab.io.write_zarr` writes it.
 
     Raises
     ------
