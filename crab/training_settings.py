@@ -108,3 +108,26 @@ class TrainVaeNotebook(Section):
     steps_per_epoch: Count
     epochs: Count
     stretch_sigma: NonNegative
+
+
+class TrainStreamNotebook(Section):
+    """The streaming GAN, which learns several environments at once."""
+
+    accelerator: Literal["optional", "required"]
+    environments: Annotated[list[str], Field(min_length=1, description="learned from")]
+    window_samples: Annotated[int, Field(ge=64)]
+    batch_size: Annotated[int, Field(ge=2, multiple_of=2, description="of each environment")]
+    steps_per_epoch: Count
+    statistics_epochs: Count = Field(description="without the critic")
+    gan_epochs: _Epochs
+    statistics_learning_rate: Positive
+    generator_learning_rate: Positive
+    critic_learning_rate: Positive
+    final_learning_rate: Annotated[
+        float, Field(gt=0, le=1, description="fraction that is left at the end (cosine)")
+    ]
+    kernel_length: Count = Field(description="of the critic")
+    r1_r2_penalty: NonNegative
+    statistics_weight: NonNegative = Field(description="of their loss beside the critic's")
+    ema_decay: _Fraction = Field(description="of the generator's weights; 0 for none")
+    stretch_sigma: Positive

@@ -29,6 +29,8 @@ REGISTRY = {
         ),
         "crab.generators.network:Network",
     ),
+    "stream_gan": "crab.generators.streaming_gan:StreamingGan",
+    "stream_events": "crab.generators.marked:MarkedEvents",
 }
 
 

@@ -224,6 +224,7 @@ def test_registry():
     settings = params.load()
     for profile in settings.profiles.values():
         trained_here = {*profile.train_vae, *profile.train_gan}
+        trained_here |= {*profile.train_events, *profile.train_stream}
         assert trained_here == {n for n in generators.names() if not n.startswith("baseline")}
         assert set(profile.compare.generators) <= set(generators.names())
     with pytest.raises(CrabError, match=r"generator = 'gan_referense': allowed are.*did you mean"):
