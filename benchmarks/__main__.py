@@ -9,11 +9,11 @@ import sys
 
 import pandas as pd
 
-from benchmarks import machine, monte_carlo, network
+from benchmarks import machine, monte_carlo, network, streaming
 from crab import params, paths
 
 COLUMNS = ("what", "value", "unit", "reference", "ratio")
-PARTS = {"monte_carlo": monte_carlo.rows, "network": network.rows}
+PARTS = {"monte_carlo": monte_carlo.rows, "network": network.rows, "streaming": streaming.rows}
 
 
 def main() -> None:
