@@ -33,6 +33,14 @@ class Limit(NamedTuple):
 
 
 _REPORTED = float("nan")
+# What may follow the environment, for `crab.metrics.conditioning`.
+CONDITIONED = {
+    "hit_rate": "the rate of hits",
+    "psd_level": "the power spectrum's level",
+    "psd_level_continuum": "that of the continuum",
+    "skewness_continuum": "the continuum's skewness",
+    "tail_quantile": "the depth that 0.1 % of all samples exceed",
+}
 # Rows that are not here are reported without a limit.
 LIMITS = {
     "c2st_auc": Limit(0.68, 0.55, "held-out windows told from real ones: largest AUC"),
@@ -60,8 +68,36 @@ LIMITS = {
         0.01, _REPORTED, "probability that real windows come as near to the training TOD", ">="
     ),
     "coverage_ratio": Limit(0.9, 0.98, "coverage / real-vs-real coverage, equal numbers", ">="),
+    "seam_auc": Limit(0.52, None, "windows on seams told from interior ones: largest AUC"),
+    "seam_auc_error": Limit(0.02 / 2, _REPORTED, "its error: are there enough seams?"),
+    **{
+        f"conditioning_{name}": Limit(0.10, 0.03, f"|generated / Monte Carlo - 1| of {what}")
+        for name, what in CONDITIONED.items()
+    },
     "generation_time": Limit(0.01, 1e-4, "time to generate / length of the TOD, whole cube"),
     "generation_time_per_detector": Limit(0.01, 1e-6, "the same for one detector"),
+    "generation_time_focal_plane": Limit(0.01, 1e-4, "the same for the whole focal plane"),
+    "generation_and_writing_time": Limit(0.01, 1e-4, "to generate and write, whole cube"),
+    "generation_and_writing_time_per_detector": Limit(0.01, 1e-6, "the same for one detector"),
+    "generation_and_writing_time_focal_plane": Limit(0.01, 1e-4, "the same for the focal plane"),
+}
+# Rows of the table of tests, by the beginning of a metric's name; the longest one counts.
+ROWS = {
+    1: ("classifiers", ("c2st_",)),
+    2: ("physics distances", ("fpd", "kpd")),
+    3: ("marginal", ("w1", "quantile_", "skewness", "kurtosis")),
+    4: ("power spectrum", ("psd_",)),
+    5: ("beyond the power spectrum", ("acf_", "spectral_kurtosis_")),
+    6: ("bolometer correlation", ("rho_", "coherence_", "multiplicity_", "hit_rate_")),
+    7: ("sample correlation", ("sample_correlation",)),
+    8: ("memorisation", ("memorisation_",)),
+    9: ("diversity", ("precision", "recall", "density", "coverage")),
+    10: ("seams", ("seam_",)),
+    11: ("conditioning", ("conditioning_", "held_out_")),
+    12: ("downstream", ("downstream_",)),
+    13: ("speed", ("generation_",)),
 }
 # These say whether the data suffice for a test, not how good the generator is.
-SHARPNESS = ("psd_bin_error", "psd_bin_error_continuum")
+SHARPNESS = ("psd_bin_error", "psd_bin_error_continuum", "seam_auc_error")
+# What generation may take in production: stricter than must.
+PRODUCTION_TIME = 1e-4

@@ -5,7 +5,7 @@ TOD with its amplitudes limited to a few core widths: direct hits are rare and f
 wafer's signal, so in sigma, spectrum and correlation they would hide whether the rest is right.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +26,18 @@ from crab.metrics.limits import LIMITS, SHARPNESS, Limit
 from crab.metrics.rows import UNKNOWN
 from crab.metrics.windows import Estimate
 
-__all__ = ["COLUMNS", "LIMITS", "SHARPNESS", "Comparison", "Limit", "compare", "score", "tabulate"]
+__all__ = [
+    "COLUMNS",
+    "LIMITS",
+    "SHARPNESS",
+    "Comparison",
+    "Limit",
+    "compare",
+    "score",
+    "table",
+    "tabulate",
+]
+
 
 COLUMNS = (
     "profile",
@@ -237,6 +248,44 @@ def tabulate(
     beside = _with_gaussian(real.rows, gaussian) | {"coverage_ratio": own}
     if "c2st_auc_null_95" in beside:
         values["c2st_auc_null_95"] = beside["c2st_auc_null_95"]
+    return table(
+        values,
+        beside,
+        profile=profile,
+        mission=mission,
+        environment=environment,
+        generator=generator,
+    )
+
+
+def table(
+    values: rows.Rows,
+    beside: rows.Rows,
+    *,
+    profile: str,
+    mission: str,
+    environment: str,
+    generator: str,
+    goals: Mapping[str, float] | None = None,
+) -> pd.DataFrame:
+    """Rows with their limits: of `tabulate`, or of tests that need more than two cubes.
+
+    Parameters
+    ----------
+    values, beside : dict of str to Estimate
+        By metric, and the same for real-vs-real where it is known: `crab.metrics.seams.rows`,
+        `crab.metrics.conditioning.conditioning_rows`, `crab.metrics.speed.rows`.
+    profile, mission, environment, generator : str
+        What the rows say they are about.
+    goals : mapping of str to float, optional
+        Goals that only the test itself knows.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As `tabulate`.
+    """
+    goals = goals or {}
     records = []
     for metric, (value, error) in values.items():
         limit = LIMITS.get(metric, Limit(np.nan, np.nan, ""))
@@ -245,7 +294,7 @@ def tabulate(
         records.append(
             (
                 *(profile, mission, environment, generator, metric, float(value), float(error)),
-                *(null, limit.must, goal, limit.met(value), null_error),
+                *(null, limit.must, goals.get(metric, goal), limit.met(value), null_error),
                 limit.sense if metric in LIMITS else "",
             )
         )
