@@ -1,0 +1,303 @@
+"""From the TOD of a wafer to the tensor-to-scalar ratio of a mission, in one call."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from crab.errors import CrabError
+from crab.impact import flagging, focal_plane, likelihood, maps, theory
+from crab.impact.focal_plane import Blocks
+
+SKY_FRACTION = 0.5  # less than 1: foregrounds are masked
+_OWN = ("effective_detectors", "cube_n_ell", "cube_n_ell_error")
+COMBINED, UNCORRELATED = "combined", "combined, channels apart"
+
+
+class Deglitching(NamedTuple):
+    """How samples are flagged; ``n_sigma`` 0: not at all."""
+
+    n_sigma: float = 0.0
+    singles: bool = True
+
+
+def measure(
+    cube: xr.Dataset,
+    telescope: str,
+    deglitching: Deglitching,
+    parts: tuple[str, ...] = ("tod",),
+    start_sample: int = 0,
+    n_samples: int | None = None,
+    n_blocks: int = 20,
+) -> Blocks:
+    """Cross-spectra of a cube's detectors where polarisation is, after deglitching.
+
+    Parameters
+    ----------
+    cube : xarray.Dataset
+        TOD cube of detectors in pairs.
+    telescope : {"LFT", "MFT", "HFT"}
+    deglitching : Deglitching
+        Flags are found in ``tod``, as they would be in flight.
+    parts : tuple of str
+        What the noise is asked of: ``("tod_wafer", "tod_direct")`` for the background alone.
+    start_sample, n_samples : int
+        Stretch of the cube; all of it by default.
+    n_blocks : int
+        Stretches for the error.
+
+    Returns
+    -------
+    Blocks
+    """
+    n_samples = cube.sizes["time"] - start_sample if n_samples is None else n_samples
+    flags = None
+    if deglitching.n_sigma > 0:
+        measured = maps.cube_source(cube)(start_sample, n_samples)
+        pairs = focal_plane.pairs(cube)
+        flags = flagging.sigma_flags(
+            measured, deglitching.n_sigma, pairs, singles=deglitching.singles
+        )
+    tod_uk = 1e6 * maps.cube_source(cube, parts)(start_sample, n_samples)
+    return focal_plane.covariance_blocks(
+        tod_uk,
+        float(cube.attrs["sampling_rate_hz"]),
+        maps.hwp_frequency_hz(telescope),
+        flags=flags,
+        n_blocks=n_blocks,
+    )
+
+
+def channel_map(
+    cube: xr.Dataset,
+    telescope: str,
+    nside: int,
+    deglitching: Deglitching,
+    parts: tuple[str, ...] = ("tod",),
+    *,
+    differences: bool = False,
+    baseline_s: float | None = None,
+    extra: maps.Source | None = None,
+    sky: np.ndarray | None = None,
+    start_sample: int = 0,
+    n_samples: int | None = None,
+) -> xr.Dataset:
+    """Map of the detectors of one channel along LiteBIRD's scan.
+
+    Parameters
+    ----------
+    cube : xarray.Dataset
+        TOD cube of one channel of the database.
+    telescope : {"LFT", "MFT", "HFT"}
+    nside : int
+    deglitching : Deglitching
+        Found chunk by chunk, in ``tod``.
+    parts : tuple of str
+        What is mapped.
+    differences : bool
+        Differences of pairs (Q, U) instead of single detectors (I, Q, U).
+    baseline_s : float, optional
+        Destripe with baselines of this length instead of binning.
+    extra : callable, optional
+        Source to map along (1/f noise, say), counted from ``start_sample``; flags ignore it.
+    sky : ndarray, shape (3, n_pix), optional
+        CMB to scan along, uK, ecliptic.
+    start_sample, n_samples : int
+        Stretch of the cube; all of it by default.
+
+    Returns
+    -------
+    xarray.Dataset
+        As `maps.binned_map`.
+    """
+    rate = float(cube.attrs["sampling_rate_hz"])
+    n_samples = cube.sizes["time"] - start_sample if n_samples is None else n_samples
+    names, channels = (tuple(cube[k].values.tolist()) for k in ("detector", "channel"))
+    measured, wanted = maps.cube_source(cube), maps.cube_source(cube, parts)
+    flags = None
+    if deglitching.n_sigma > 0:
+        pairs = focal_plane.pairs(cube)
+
+        def flags(start, n):
+            tod = measured(start_sample + start, n)
+            return flagging.sigma_flags(
+                tod, deglitching.n_sigma, pairs, singles=deglitching.singles
+            )
+
+    def source(start, n):
+        tod = wanted(start_sample + start, n)
+        tod = tod if extra is None else tod + extra(start, n)
+        # A destriper fits all samples, those of the dropped pixel too: they must not stand out.
+        return tod if flags is None or baseline_s is None else np.where(flags(start, n), 0, tod)
+
+    chunks = maps.observations(
+        source,
+        maps.detector_infos(telescope, names, channels),
+        telescope,
+        rate,
+        n_samples,
+        start_sample=int(cube.attrs.get("start_sample", 0)) + start_sample,
+        flags=flags,
+        sky=sky,
+    )
+    if baseline_s is not None:
+        return maps.destriped_map(nside, chunks, baseline_s)
+    return maps.pair_map(nside, chunks) if differences else maps.binned_map(nside, chunks)
+
+
+def mission_levels(
+    cube: xr.Dataset, telescope: str, blocks: Blocks, wafer_shares: bool = True
+) -> np.ndarray:
+    """N_ell of the channels of a cube after the whole mission, on the whole focal plane.
+
+    Parameters
+    ----------
+    cube : xarray.Dataset
+    telescope : {"LFT", "MFT", "HFT"}
+    blocks : Blocks
+        From `measure`.
+    wafer_shares : bool
+        See `focal_plane.focal_plane_net2`.
+
+    Returns
+    -------
+    ndarray, shape (n_block, n_channel, n_channel)
+        In uK^2, for the database's number of detectors (with its yield) and time of observation.
+    """
+    members = focal_plane.pairs(cube)
+    table = focal_plane.pair_table(blocks, cube["pol_angle_rad"].values, members)
+    channel = cube["channel"].values[members[:, 0]]
+    facts = focal_plane.channels(telescope).loc[list(dict.fromkeys(channel))]
+    if facts["wafers"].nunique() != 1:
+        raise CrabError(
+            f"channels {', '.join(facts.index)}: they sit on different numbers of wafers "
+            f"({', '.join(map(str, facts['wafers']))}); treat them one by one"
+        )
+    n_wafers = int(facts["wafers"].iloc[0])
+    working = facts["detectors"] * maps.mission_facts()["detector_yield"]
+    net2 = focal_plane.focal_plane_net2(
+        table,
+        channel,
+        cube["pixel"].values[members[:, 0]],
+        dict(working / 2 / n_wafers),
+        n_wafers,
+        wafer_shares,
+    )
+    return 8 * np.pi / maps.mission_time_s() * net2
+
+
+def delta_r(
+    names: list[str],
+    telescope: str,
+    levels_uk2: np.ndarray,
+    loss: float,
+    shared_uk2: np.ndarray,
+    sky_fraction: float = SKY_FRACTION,
+) -> pd.DataFrame:
+    """Bias and uncertainty of r for each channel and for all of them together.
+
+    Parameters
+    ----------
+    names : list of str, length n_channel
+    telescope : {"LFT", "MFT", "HFT"}
+    levels_uk2 : ndarray, shape (n_block, n_channel, n_channel)
+        From `mission_levels`.
+    loss : float
+        Share of samples lost to deglitching: more instrument noise.
+    shared_uk2 : ndarray, shape (n_block, n_channel, n_channel)
+        What two halves of the detectors of the same wafers have in common.
+    sky_fraction : float
+
+    Returns
+    -------
+    pandas.DataFrame
+        By ``channel``, then `COMBINED` and `UNCORRELATED` (the same without what two channels
+        share, which depends on where the sensors sit in a pixel): ``n_ell``, ``n_ell_error``,
+        ``n_ell_instrument`` [uK^2]; ``auto_bias`` and its error (all of the background
+        unmodelled), ``auto_sigma`` (noise of the instrument alone); ``times_bias``,
+        ``times_sigma`` (halves of the time: nothing is shared); ``detectors_bias``,
+        ``detectors_sigma`` (halves of each wafer's detectors).
+    """
+    facts = focal_plane.channels(telescope).loc[names]
+    ell = likelihood.model().ell
+    windows = np.array([theory.beam(ell, fwhm) for fwhm in facts["fwhm_arcmin"]])
+    noise = facts["noise_uk2"].to_numpy() / (1 - loss)
+    rows = []
+    alone = np.eye(len(names))
+    cases = {name: ([i], 1.0) for i, name in enumerate(names)}
+    cases |= {COMBINED: (range(len(names)), 1.0), UNCORRELATED: (range(len(names)), alone)}
+    for name, (keep, factor) in cases.items():
+        square = np.ix_(keep, keep)
+        settings = noise[keep], windows[keep]
+        each = [
+            focal_plane.combined((factor * block)[square], *settings)[0] for block in levels_uk2
+        ]
+        _, instrument = focal_plane.combined(levels_uk2[0][square], *settings)
+        mutual = (factor * shared_uk2.mean(axis=0))[square]
+        common, _ = focal_plane.combined(mutual, *settings)
+        background = np.mean(each, axis=0)
+        error = np.std(each, axis=0, ddof=1) / np.sqrt(len(each))
+        sky = likelihood.model(instrument)
+        auto = likelihood.auto_spectrum(background, sky, sky_fraction)
+        higher = likelihood.auto_spectrum(background + error, sky, sky_fraction)
+        halves = 2 * (instrument + background)
+        times = likelihood.cross_spectrum(0.0, halves, sky, sky_fraction)
+        detectors = likelihood.cross_spectrum(common, halves, sky, sky_fraction)
+        rows.append(
+            {
+                "channel": name,
+                "n_ell": background[0],
+                "n_ell_error": error[0],
+                "n_ell_instrument": instrument[0],
+                "auto_bias": auto.bias,
+                "auto_bias_error": higher.bias - auto.bias,
+                "auto_sigma": auto.sigma,
+                "times_bias": times.bias,
+                "times_sigma": times.sigma,
+                "detectors_bias": detectors.bias,
+                "detectors_sigma": detectors.sigma,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def analyse(
+    cube: xr.Dataset,
+    telescope: str,
+    deglitching: Deglitching,
+    parts: tuple[str, ...] = ("tod",),
+    sky_fraction: float = SKY_FRACTION,
+) -> pd.DataFrame:
+    """`measure`, `mission_levels` and `delta_r` of one cube.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As `delta_r`, with ``loss`` and, NaN for the combinations, ``effective_detectors`` (see
+        `focal_plane.effective_detectors`) and ``cube_n_ell`` with its error: of the cube's
+        detectors alone after the mission, without any extrapolation [uK^2].
+    """
+    blocks = measure(cube, telescope, deglitching, parts)
+    levels = mission_levels(cube, telescope, blocks)
+    # Two halves of a wafer's pixels share what is not a pixel's own.
+    apart = levels - mission_levels(cube, telescope, blocks, wafer_shares=False)
+    channel = cube["channel"].values
+    names = list(dict.fromkeys(channel))
+    loss = float(1 - blocks.kept.mean())
+    table = delta_r(names, telescope, levels, loss, apart, sky_fraction)
+    members = focal_plane.pairs(cube)
+    own = {key: [np.nan] * len(table) for key in _OWN}
+    for i, name in enumerate(names):
+        chosen = members[channel[members[:, 0]] == name]
+        weight = focal_plane.pair_weights(cube["pol_angle_rad"].values, chosen)
+        mine = np.flatnonzero(channel == name)
+        square = Blocks(blocks.covariance[:, mine][:, :, mine], blocks.kept[mine])
+        net2 = focal_plane.net2(square, weight[mine])
+        scale = 8 * np.pi / maps.mission_time_s()
+        own["effective_detectors"][i] = focal_plane.effective_detectors(square, weight[mine])
+        own["cube_n_ell"][i], own["cube_n_ell_error"][i] = (scale * x for x in net2)
+    table.insert(1, "loss", loss)
+    for place, key in enumerate(_OWN, 2):
+        table.insert(place, key, own[key])
+    return table
