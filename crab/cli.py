@@ -85,10 +85,45 @@ def _simulate(args) -> None:
         print(io.write_table_zarr(hits, args.truth))
 
 
+def _generate(args) -> None:
+    from crab import mission_store
+
+    lengths_h = {"hours": 1.0, "days": 24.0, "years": 365.25 * 24.0}
+    given = [getattr(args, k) * h for k, h in lengths_h.items() if getattr(args, k) is not None]
+    print(
+        mission_store.generate(
+            args.output,
+            args.mission,
+            args.environment,
+            workers=args.workers,
+            scheduler=args.scheduler,
+            shard_mb=args.shard_mb,
+            generator=args.generator,
+            profile=args.profile,
+            wafer=args.wafer,
+            seed=args.seed,
+            realisation=args.realisation,
+            duration_s=3600 * given[0] if given else None,
+            start_s=3600 * args.start_hours,
+            chunk_s=3600 * args.chunk_hours,
+        )
+    )
+
+
 def _train(args) -> None:
-    from crab.generators import training
+    from crab.generators import streaming, training
 
     settings = params.load()
+    if args.model in streaming.KINDS:
+        if args.environment:
+            raise CrabError(
+                f"environment = {args.environment!r}: {args.model} follows any environment; "
+                "params.yaml says which it is trained on"
+            )
+        what = (args.model, args.profile, args.mission, settings)
+        path = streaming.train(*what, seed=args.seed, name=args.name)
+        print(path.relative_to(paths.root()))
+        return
     environment = args.environment or settings.training_environment
     print(
         training.train(
@@ -162,7 +197,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--profile", default="smoke", help="key of profiles in params.yaml")
     run.add_argument("--mission", help="key of missions in params.yaml")
     run.add_argument("--environment", help="key of environments in params.yaml")
-    run.add_argument("--model", help="key of train_vae or train_gan in params.yaml")
+    run.add_argument("--model", help="key of the notebook's section in params.yaml")
     run.set_defaults(do=_run)
 
     source = commands.add_parser("source", help="write the notebooks' code to build/source")
@@ -188,10 +223,32 @@ def _parser() -> argparse.ArgumentParser:
     long.add_argument("--output", required=True, help="folder to make, such as day.zarr")
     long.set_defaults(do=_simulate)
 
+    make = commands.add_parser(
+        "generate", help="generate any part of a mission into a Zarr folder; the same goes on"
+    )
+    make.add_argument("--mission", default="litebird_lft", help="key of missions in params.yaml")
+    make.add_argument("--environment", default="litebird_2032", help="key of environments there")
+    make.add_argument("--generator", help="default: the profile's; or monte_carlo")
+    length = make.add_mutually_exclusive_group()
+    length.add_argument("--hours", type=float, help="how long; default: the whole mission")
+    length.add_argument("--days", type=float)
+    length.add_argument("--years", type=float)
+    make.add_argument("--start-hours", default=0.0, type=float, help="since the mission's start")
+    make.add_argument("--wafer", help="another one, for generators that can be moved")
+    make.add_argument("--seed", type=int, help="default: seed of params.yaml")
+    make.add_argument("--realisation", default=0, type=int, help="0, 1, ...: other particles")
+    make.add_argument("--profile", default="smoke", help="key of profiles in params.yaml")
+    make.add_argument("--workers", type=int, help="processes; default: threads")
+    make.add_argument("--scheduler", help="address of a running dask.distributed scheduler")
+    make.add_argument("--chunk-hours", default=1.0, type=float, help="what is read at a time")
+    make.add_argument("--shard-mb", default=32.0, type=float, help="size of a file")
+    make.add_argument("--output", required=True, help="folder to make, such as year.zarr")
+    make.set_defaults(do=_generate)
+
     train = commands.add_parser(
         "train", help="train a network without its notebook, on a machine with a GPU for example"
     )
-    train.add_argument("model", help="key of train_vae or train_gan in params.yaml")
+    train.add_argument("model", help="key of train_vae, train_gan or train_events in params.yaml")
     train.add_argument("--profile", default="smoke", help="key of profiles in params.yaml")
     train.add_argument("--mission", default="litebird_lft", help="key of missions in params.yaml")
     train.add_argument("--environment", help="default: training_environment of params.yaml")

@@ -18,6 +18,7 @@ from crab.descriptions import (
     InstrumentTable,
     LinearSensor,
     Mission,
+    NonNegative,
     Positive,
     Section,
     SolarEvent,
@@ -26,11 +27,13 @@ from crab.descriptions import (
 )
 from crab.errors import CrabError
 from crab.experiment_settings import ExperimentsNotebook, SearchSpace
-from crab.training_settings import TrainGanNotebook, TrainVaeNotebook
+from crab.streaming_settings import ConditionalNotebook, TrainEventsNotebook
+from crab.training_settings import TrainGanNotebook, TrainStreamNotebook, TrainVaeNotebook
 
 __all__ = [
     "Absorber",
     "Box",
+    "ConditionalNotebook",
     "Environment",
     "Geometry",
     "InstrumentDatabase",
@@ -40,7 +43,9 @@ __all__ = [
     "Params",
     "SolarEvent",
     "Tes",
+    "TrainEventsNotebook",
     "TrainGanNotebook",
+    "TrainStreamNotebook",
     "TrainVaeNotebook",
     "WaferThermal",
     "choose",
@@ -83,8 +88,21 @@ class ExploreNotebook(Section):
 
 
 class GenerateNotebook(Section):
+    """A cube to keep, and a survey of the mission in chunks (`crab.survey`)."""
+
     generator: str
     duration_s: Positive
+    mission_years: Positive
+    chunk_samples: Annotated[int, Field(ge=8192)]
+    stride_days: Annotated[float, Field(ge=0)]
+    workers: Annotated[int, Field(ge=0)]
+    segment_samples: Annotated[int, Field(ge=16, multiple_of=2)]
+    hit_sigma: Annotated[list[Positive], Field(min_length=1)]
+    dead_time_s: Annotated[float, Field(ge=0)]
+    band_hz: Annotated[list[Positive], Field(min_length=2, max_length=2)]
+    focal_plane_detectors: Count
+    node_cores: Count
+    node_hour_eur: Positive
 
 
 class CompareNotebook(Section):
@@ -97,6 +115,22 @@ class CompareNotebook(Section):
     n_bins: Count
     clip_sigma: Positive
     hit_sigma: Positive
+
+
+class ImpactNotebook(Section):
+    """Maps, spectra and the bias of r."""
+
+    generator: str
+    environments: Annotated[list[str], Field(min_length=1)]
+    mapped_environment: str
+    hours: Positive
+    nside: Count
+    thresholds_sigma: Annotated[list[Positive], Field(min_length=1)]
+    sky_fraction: Annotated[float, Field(gt=0, le=1)]
+    white_noise_days: Positive
+    white_noise_rate_hz: Positive
+    knee_mhz: NonNegative
+    baseline_s: Positive
 
 
 class ValidationNotebook(Section):
@@ -115,8 +149,12 @@ class Profile(Section):
     explore: ExploreNotebook
     train_vae: dict[str, TrainVaeNotebook] = Field(description="by the model's name")
     train_gan: dict[str, TrainGanNotebook] = Field(description="by the model's name")
+    train_events: dict[str, TrainEventsNotebook] = Field(description="by the model's name")
+    train_stream: dict[str, TrainStreamNotebook] = Field(description="by the model's name")
+    conditional: dict[str, ConditionalNotebook] = Field(description="by the model's name")
     generate: GenerateNotebook
     compare: CompareNotebook
+    impact: ImpactNotebook
     validation: ValidationNotebook
     experiments: ExperimentsNotebook
     search: dict[str, SearchSpace] = Field(description="by the model's name")
@@ -170,6 +208,19 @@ class Params(Section):
                 profile.deposits.proposal_environment,
                 self.environments,
             )
+            for kind in ("train_events", "train_stream"):
+                for model, section in getattr(profile, kind).items():
+                    for name in section.environments:
+                        at = f"profiles.{key}.{kind}.{model}.environments"
+                        choose(at, name, self.environments)
+            for name in (*profile.impact.environments, profile.impact.mapped_environment):
+                choose(f"profiles.{key}.impact.environments", name, self.environments)
+            for model, section in profile.conditional.items():
+                at = f"profiles.{key}.conditional.{model}"
+                for name in section.environments:
+                    choose(f"{at}.environments", name, self.environments)
+                held_out = section.held_out_environment
+                choose(f"{at}.held_out_environment", held_out, self.environments)
         return self
 
 

@@ -17,7 +17,11 @@ def stage_keys(path):
     """Matrix keys that the pipeline passes to this notebook."""
     stages = yaml.safe_load((paths.root() / "dvc.yaml").read_text())["stages"].values()
     command = next(s["cmd"] for s in stages if path.stem in s["cmd"])
-    model = {"05_train_vae": "vae_gaussian", "06_train_gan": "gan_reference"}.get(path.stem)
+    model = {
+        "05_train_vae": "vae_gaussian",
+        "06_train_gan": "gan_reference",
+        "08_conditional": "stream_events",
+    }.get(path.stem)
     defaults = {"mission": "litebird_lft", "environment": "litebird_2032", "model": model}
     return {k: v for k, v in defaults.items() if f"--{k} " in command}
 

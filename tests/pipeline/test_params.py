@@ -67,6 +67,21 @@ def test_defaults_of_the_repository_build_the_smoke_profile_only():
         (("active_profiles",), ["smok"], r"active_profiles = 'smok'.*did you mean 'smoke'"),
         (("active_environments",), ["mars"], r"active_environments = 'mars': allowed are litebird"),
         (("active_missions",), [], "active_missions"),
+        (
+            ("profiles", "smoke", "conditional", "stream_events", "held_out_environment"),
+            "mars",
+            r"conditional\.stream_events\.held_out_environment = 'mars': allowed are",
+        ),
+        (
+            ("profiles", "full", "train_events", "stream_events", "environments"),
+            ["solar_min_2009", "mars"],
+            r"train_events\.stream_events\.environments = 'mars': allowed are",
+        ),
+        (
+            ("profiles", "smoke", "conditional", "stream_events", "seam_window_samples"),
+            33,
+            r"seam_window_samples = 33: .*multiple of 2",
+        ),
         (("seed",), -1, r"seed = -1"),
     ],
 )
