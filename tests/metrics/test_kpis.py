@@ -13,7 +13,7 @@ FAMILIES = "network families trained (GAN, VAE)"
 MISSION = "share of a mission of 3 years that was generated"
 PAIRS = "share of missions and environments with valid samples"
 CORRELATION = "correlation between generated samples"
-IMPACT = "impact on the measurement: reports published"
+IMPACT = "impact on the measurement: reports rendered"
 MISSION_S = 3 * 365.25 * 86400
 
 
