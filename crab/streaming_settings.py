@@ -42,8 +42,9 @@ class ConditionalNotebook(Section):
     """How one conditional generator is judged in environments that it knows and does not know."""
 
     environments: Annotated[list[str], Field(min_length=1)] = Field(
-        description="judged where the mission has a test cube"
+        description="judged where the mission has a test cube, or one can be simulated"
     )
+    simulate_missing: bool = Field(description="simulate the cubes that notebook 03 did not make")
     held_out_environment: str = Field(description="kept out of every training; may change in time")
     mission_times_days: Annotated[list[NonNegative], Field(min_length=1)] = Field(
         description="where stretches of the held-out environment are simulated and generated"
