@@ -12,15 +12,14 @@ import h5netcdf
 import h5py
 import numpy as np
 import xarray as xr
-from tqdm.dask import TqdmCallback
 from xarray.backends import H5NetCDFStore
-from zarr.codecs import BloscCodec
 
 from crab import ledger, sample_times, schema
 from crab.errors import CrabError
 
 _ROWS = 2**20  # rows in a chunk of a table
-COMPRESSOR = BloscCodec(cname="lz4", shuffle="shuffle")
+# As in the metadata of Zarr v3: most of what imports this module never needs zarr.
+COMPRESSOR = {"name": "blosc", "configuration": {"cname": "lz4", "shuffle": "shuffle"}}
 _COMPRESSION = {"zlib": True, "complevel": 4, "shuffle": True}
 
 
@@ -112,8 +111,9 @@ def write_zarr(ds: xr.Dataset, path: str | Path, progress: bool = True) -> Path:
         ds = ds.drop_vars("time").assign_attrs(start_sample=times.first)
     ds = with_plain_words(ds)
     encoding = {name: {"compressors": COMPRESSOR} for name in ds.data_vars}
-    bar = TqdmCallback(desc=path.name, disable=not progress)
-    with bar:
+    from tqdm.dask import TqdmCallback
+
+    with TqdmCallback(desc=path.name, disable=not progress):
         ds.to_zarr(partial, zarr_format=3, encoding=encoding, consolidated=False)
     partial.rename(path)
     return path

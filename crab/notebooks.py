@@ -7,6 +7,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+# jsonschema would spend a second and a half of every run on a grammar of addresses (IRIs), which
+# notebooks have none of; it does without if it can not be imported.
+# ruff: noqa: E402
+sys.modules.setdefault("rfc3987_syntax", None)
+
 import nbformat
 import papermill
 from papermill.exceptions import PapermillExecutionError

@@ -15,7 +15,7 @@ from crab.generators.backend import keras, value_and_grad
 from crab.generators.gan import BatchDeviation
 
 _N_STEPS = 48
-_BATCH = 16
+_WINDOWS = 4  # at a time, each at all nodes
 
 
 def saliency(discriminator, windows: np.ndarray, baseline=0.0, n_steps: int = _N_STEPS):
@@ -60,12 +60,13 @@ def mean_gradient(discriminator, windows: np.ndarray, baseline=0.0, n_steps: int
     windows = np.asarray(windows, dtype=np.float32)
     start = np.broadcast_to(np.float32(baseline), windows.shape)
     found = np.zeros(windows.shape)
-    for first in range(0, len(windows), _BATCH):
-        part = slice(first, first + _BATCH)
-        for a, w in zip(alpha, weight, strict=True):
-            x = start[part] + np.float32(a) * (windows[part] - start[part])
-            _, gradient = value_and_grad(total, keras.ops.convert_to_tensor(x))
-            found[part] += w * keras.ops.convert_to_numpy(gradient)
+    for first in range(0, len(windows), _WINDOWS):
+        part = slice(first, first + _WINDOWS)
+        step = windows[part] - start[part]
+        x = start[part] + np.multiply.outer(alpha.astype(np.float32), step)
+        batch = keras.ops.convert_to_tensor(x.reshape(-1, *windows.shape[1:]))
+        gradient = keras.ops.convert_to_numpy(value_and_grad(total, batch)[1])
+        found[part] = np.tensordot(weight, gradient.reshape(x.shape).astype(float), 1)
     return found
 
 
