@@ -80,7 +80,7 @@ def open_mission(
     seed : int, optional
         Seed of the run, >= 0. Default: that of params.yaml.
     generator : str, optional
-        Name in the registry, or ``"monte_carlo"``: the simulation itself, from the test split's
+        Name in the registry; ``"monte_carlo"`` is the simulation itself, from the test split's
         deposits. Default: ``generate.generator`` of the profile.
     profile : str
         Whose model.
@@ -152,9 +152,8 @@ def plan(
     sky = params.choose("environment", environment, settings.environments)
     chosen = params.choose("profile", profile, settings.profiles)
     seed = settings.seed if seed is None else seed
-    for key, value in (("seed", seed), ("realisation", realisation)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
-            raise CrabError(f"{key} = {value!r}: allowed are integers >= 0")
+    own = craft.instrument.wafer
+    stream_seed = mission_source.stream_seed(seed, wafer or own, own, realisation)
     duration_s = _default_duration_s(sky) if duration_s is None else duration_s
     rate_hz = craft.sampling_rate_hz
     for key, value, least in (
@@ -165,7 +164,6 @@ def plan(
         if not (np.isfinite(value) and value >= least):
             raise CrabError(f"{key} = {value!r}: allowed are numbers >= {least:.6g}")
     generator = generator or chosen.generate.generator
-    own = craft.instrument.wafer
     names = (generator, profile, mission, environment, wafer or own)
     source, made = mission_source.find(*names, settings)
     record = made.record
@@ -199,7 +197,7 @@ def plan(
     }
     return Plan(
         source,
-        mission_source.stream_seed(int(seed), wafer or own, own, int(realisation)),
+        stream_seed,
         start_sample,
         n_samples,
         max(1, round(chunk_s * rate_hz / block)) * block,

@@ -9,18 +9,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from crab import io, params, paths, seeds
+from crab import params, paths, seeds
 from crab.errors import CrabError
 from crab.generators import base
-from crab.generators.requests import check_request
-from crab.physics import instrument, montecarlo
+from crab.physics import instrument
 from crab.provenance import params_hash
-
-MONTE_CARLO = "monte_carlo"
 
 _lock = threading.Lock()
 _kept: dict[tuple, "_Kept"] = {}
-_warm: set[tuple] = set()
 
 
 class Source(NamedTuple):
@@ -29,7 +25,7 @@ class Source(NamedTuple):
     Attributes
     ----------
     generator : str
-        Name in the registry of generators, or `MONTE_CARLO`.
+        Name in the registry of generators.
     profile, mission, environment : str
         Whose model or library, and what is asked of it.
     wafer : str or None
@@ -104,37 +100,47 @@ def tod(source: Source, start_sample: int, n_samples: int, seed: int) -> np.ndar
     CrabError
         If this process finds another generator than the one that was opened.
     """
-    made = _made(source).made
+    found = _made(source)
     request = (source.environment, start_sample, n_samples, seed)
-    key = (source, seed)
-    if key not in _warm:
+    if not found.warm.is_set():
         # What a first request builds (a compiled network, a simulator) is built by one thread.
         with _lock:
-            values = made.sample(*request)
-            _warm.add(key)
+            values = found.made.sample(*request)
+            found.warm.set()
             return values
-    return made.sample(*request)
+    return found.made.sample(*request)
 
 
 def stream_seed(seed: int, wafer: str, configured: str, realisation: int) -> int:
-    """Seed of one wafer and realisation.
+    """Seed of one wafer and realisation: the same for missions, injections and arrays.
 
     Parameters
     ----------
     seed : int
-        Seed of the run.
+        Seed of the run, >= 0.
     wafer, configured : str
         Wafer asked for, and the mission's own.
     realisation : int
+        >= 0.
 
     Returns
     -------
     int
-        The seed itself for the configured wafer and realisation 0; else one derived from it.
+        The seed itself for the configured wafer and realisation 0; else one of 63 bits that is
+        derived from it, as many as an attribute of a file holds.
+
+    Raises
+    ------
+    CrabError
+        For a seed or a realisation that is no integer >= 0.
     """
+    for key, value in (("seed", seed), ("realisation", realisation)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
+            raise CrabError(f"{key} = {value!r}: allowed are integers >= 0")
+    seed, realisation = int(seed), int(realisation)
     if wafer == configured and realisation == 0:
         return seed
-    return seeds.integer(seed, "wafer", wafer, "realisation", realisation)
+    return seeds.philox_key(seed, "wafer", str(wafer), "realisation", realisation) >> 65
 
 
 def block_samples(generator: base.Generator) -> int:
@@ -155,66 +161,11 @@ def block_samples(generator: base.Generator) -> int:
     return getattr(generator, "group_blocks", 1) * getattr(generator, "n_taps", 1)
 
 
-class MonteCarlo:
-    """The Monte Carlo itself, asked for samples like a generator: ``tod`` of `lazy_cube`.
-
-    Parameters
-    ----------
-    profile, mission_name, environment_name : str
-        Whose deposit library of the test split, and where.
-    settings : crab.params.Params
-    """
-
-    name = MONTE_CARLO
-    windowed = False
-    split = "test"
-
-    def __init__(
-        self, profile: str, mission_name: str, environment_name: str, settings: params.Params
-    ):
-        mission = params.choose("mission", mission_name, settings.missions)
-        environment = params.choose("environment", environment_name, settings.environments)
-        library = io.open_table(paths.deposits(profile, mission_name, self.split))
-        self._what = (library, mission, environment)
-        self._options = {
-            "mission_name": mission_name,
-            "environment_name": environment_name,
-            "split": self.split,
-            "direct_hits": settings.profiles[profile].simulate_tod.direct_hits,
-        }
-        one = montecarlo.lazy_cube(
-            *self._what, duration_s=1 / mission.sampling_rate_hz, seed=0, **self._options
-        )
-        self.detectors = one.coords.to_dataset().drop_vars("time")
-        named = ("seed", "start_sample", "phi_start_mv", "phi_stop_mv", "hit_rate_hz", "title")
-        facts = {key: value for key, value in one.attrs.items() if key not in named}
-        self.record = {
-            **facts,
-            "generator": self.name,
-            "detectors": one["detector"].values.tolist(),
-        }
-        self._simulators = {}
-        self.block_samples = self._simulator(0).chunk_samples
-
-    def sample(self, environment: str, start_sample: int, n_samples: int, seed: int) -> np.ndarray:
-        """TOD of any part of a mission; see `crab.generators.base.Generator.sample`."""
-        check_request(self.name, self.record, environment, start_sample, n_samples)
-        if n_samples == 0:
-            return np.empty((len(self.record["detectors"]), 0), dtype=np.float32)
-        return self._simulator(seed).samples(start_sample, n_samples)["tod"]
-
-    def _simulator(self, seed: int):
-        simulator = self._simulators.get(seed)
-        if simulator is None:
-            simulator = montecarlo.prepare(*self._what, seed=seed, **self._options)
-            self._simulators = {seed: simulator}  # a library's worth of memory: one is kept
-        return simulator
-
-
 class _Kept(NamedTuple):
     files: tuple
     made: base.Generator
     fingerprint: str
+    warm: threading.Event
 
 
 def _made(source: Source, settings: params.Params | None = None) -> _Kept:
@@ -223,7 +174,7 @@ def _made(source: Source, settings: params.Params | None = None) -> _Kept:
         if key not in _kept or _kept[key].files != files:
             settings = settings or params.load()
             made = _make(source, settings)
-            _kept[key] = _Kept(files, made, _fingerprint(source, made, settings))
+            _kept[key] = _Kept(files, made, _fingerprint(source, made, settings), threading.Event())
         found = _kept[key]
     if source.fingerprint not in ("", found.fingerprint):
         raise CrabError(
@@ -248,12 +199,8 @@ def _make(source: Source, settings: params.Params) -> base.Generator:
     params.choose("profile", source.profile, settings.profiles)
     mission = params.choose("mission", source.mission, settings.missions)
     params.choose("environment", source.environment, settings.environments)
-    names = (source.profile, source.mission, source.environment)
-    if source.generator == MONTE_CARLO:
-        made = MonteCarlo(*names, settings)
-    else:
-        params.choose("generator", source.generator, {**base.REGISTRY, MONTE_CARLO: None})
-        made = base.ready(source.generator, *names, settings)
+    names = (source.generator, source.profile, source.mission, source.environment)
+    made = base.ready(*names, settings)
     if source.wafer is None or source.wafer == mission.instrument.wafer:
         return made
     return _moved(made, source, mission)

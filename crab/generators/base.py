@@ -31,11 +31,17 @@ REGISTRY = {
     ),
     "stream_gan": "crab.generators.streaming_gan:StreamingGan",
     "stream_events": "crab.generators.marked:MarkedEvents",
+    "monte_carlo": "crab.generators.monte_carlo:MonteCarlo",
 }
+# What models are judged by, and so none of them.
+_NO_MODELS = ("monte_carlo",)
 
 
 class Generator(Protocol):
-    """A trained model that makes TODs of the detectors it knows.
+    """What makes TODs of the detectors it knows: a trained model, or the Monte Carlo.
+
+    Some have more: ``background``, which is `sample` without the noise of the detectors;
+    ``block_samples``, computed together; ``with_detectors``, the same on other detectors.
 
     Attributes
     ----------
@@ -55,7 +61,8 @@ class Generator(Protocol):
     detectors: xr.Dataset
     windowed: bool
 
-    # A network has `load`; a baseline has ``fit(train, ...)`` instead, and nothing on disk.
+    # A network has `load`; a baseline has ``fit(train, ...)`` instead, and nothing on disk; the
+    # Monte Carlo has ``ready(profile, mission, environment, settings)``.
     @classmethod
     def load(
         cls,
@@ -90,8 +97,8 @@ class Generator(Protocol):
 
 
 def names() -> list[str]:
-    """Names of all registered generators."""
-    return sorted(REGISTRY)
+    """Names of all registered models, in alphabetical order; the Monte Carlo is none."""
+    return sorted(set(REGISTRY) - set(_NO_MODELS))
 
 
 def get(name: str) -> type[Generator]:
@@ -100,7 +107,7 @@ def get(name: str) -> type[Generator]:
     Parameters
     ----------
     name : str
-        One of `names`.
+        One of `names`, or ``"monte_carlo"``.
 
     Returns
     -------
@@ -116,18 +123,22 @@ def get(name: str) -> type[Generator]:
 
 
 def ready(
-    name: str, profile: str, mission: str, environment: str, settings: params.Params
+    name: str,
+    profile: str,
+    mission: str,
+    environment: str,
+    settings: params.Params | None = None,
 ) -> Generator:
-    """Generator that can be asked for samples: a network read, or a baseline fitted.
+    """Generator that can be asked for samples: read, or fitted if it is a baseline.
 
     Parameters
     ----------
     name : str
-        One of `names`.
+        One of `names`, or ``"monte_carlo"``.
     profile, mission, environment : str
-        Whose model or training cube.
-    settings : crab.params.Params
-        A baseline of events needs the mission and the environment.
+        Whose model, training cube or deposit library.
+    settings : crab.params.Params, optional
+        Default: params.yaml.
 
     Returns
     -------
@@ -139,6 +150,9 @@ def ready(
         If a file is missing or does not fit.
     """
     kind = get(name)
+    settings = settings or params.load()
+    if hasattr(kind, "ready"):
+        return kind.ready(profile, mission, environment, settings)
     if hasattr(kind, "load"):
         return kind.load(paths.model(profile, mission, name), mission, environment)
     train = open_tod(paths.tod(profile, mission, environment, "train"))

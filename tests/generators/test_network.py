@@ -229,4 +229,6 @@ def test_registry():
         assert set(profile.compare.generators) <= set(generators.names())
     with pytest.raises(CrabError, match=r"generator = 'gan_referense': allowed are.*did you mean"):
         generators.get("gan_referense")
-    assert set(base.REGISTRY) == set(generators.names())
+    # What the models are compared with is no model.
+    assert set(base.REGISTRY) == {*generators.names(), "monte_carlo"}
+    assert "monte_carlo" not in generators.names()

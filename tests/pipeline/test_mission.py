@@ -11,10 +11,12 @@ import xarray as xr
 import crab
 from crab import CrabError, io, mission_source, params, paths, sample_times, schema, seeds
 from crab.generators import base
+from crab.impact.background import background
 from crab.physics import instrument, montecarlo
 from tests.conftest import make_attrs, make_detectors
 from tests.physics import synthetic
 from tests.pipeline import mission_project
+from tests.pipeline.injected import SKY, joined, simulation
 from tests.pipeline.mission_project import BLOCK, GENERATOR, NAMES, RATE_HZ, seconds
 
 
@@ -129,9 +131,23 @@ def test_seeds_and_realisations_differ(opened):
     tods = [opened(duration_s=seconds(1), **kind)["tod"].values[0] for kind in kinds]
     corr = np.corrcoef(tods) - np.eye(len(kinds))
     assert abs(corr).max() < 5 / BLOCK**0.5
-    expected = seeds.integer(4, "wafer", "L01", "realisation", 1)
-    assert mission_source.stream_seed(4, "L01", "L01", 1) == expected
-    assert mission_source.stream_seed(4, "L02", "L01", 0) not in (4, expected)
+
+
+def test_seeds_of_wafers_and_realisations():
+    """The run's own seed for the mission's wafer; else 63 bits, as an attribute of a file holds.
+
+    Of 31 bits, 50 wafers in 1000 realisations would have two the same with a chance of 0.44.
+    """
+    assert mission_source.stream_seed(4, "L01", "L01", 0) == 4
+    asked = [(seed, f"L{w:02d}", r) for seed in (4, 5) for w in range(50) for r in range(100)]
+    found = [mission_source.stream_seed(seed, wafer, "L01", r) for seed, wafer, r in asked]
+    assert len(set(found)) == len(asked)
+    derived = np.array([x for x in found if x > 5])
+    assert derived.max() < 2**63 and derived.dtype == np.int64
+    # Uniform: the mean of n of them scatters by 1/sqrt(12 n).
+    assert (derived / 2.0**63).mean() == pytest.approx(0.5, abs=4 / np.sqrt(12 * len(derived)))
+    expected = seeds.philox_key(4, "wafer", "L02", "realisation", 3) >> 65
+    assert mission_source.stream_seed(4, "L02", "L01", 3) == expected
 
 
 def test_names_travel_and_not_the_model(opened):
@@ -201,25 +217,38 @@ def test_another_wafer_needs_a_generator_that_can_be_moved(opened, monkeypatch):
     np.testing.assert_array_equal(own_by_name["tod"], opened(duration_s=10.0)["tod"])
 
 
-def test_monte_carlo_opens_in_the_same_way(opened):
+@pytest.fixture
+def library(project, monkeypatch):
+    """The small project with a deposit library without Geant4."""
+    monkeypatch.setenv("CRAB_ROOT", str(project))
     settings = params.load()
     craft = settings.missions["litebird_lft"]
     sky = settings.environments["litebird_2032"]
-    library = synthetic.library(craft, sky, n_events=400).assign_attrs(split="test")
-    io.write(library, paths.deposits("smoke", "litebird_lft", "test"))
-    cube = opened(generator="monte_carlo", duration_s=700.0, start_s=900.0, seed=7)
-    expected = montecarlo.lazy_cube(
+    made = synthetic.library(craft, sky, n_events=400).assign_attrs(split="test")
+    path = paths.deposits("smoke", "litebird_lft", "test")
+    if not path.exists():
+        io.write(made, path)
+    return made
+
+
+def simulated(library, environment="litebird_2032", **options) -> xr.Dataset:
+    """Cube of the simulator itself."""
+    settings = params.load()
+    return montecarlo.lazy_cube(
         library,
-        craft,
-        sky,
-        duration_s=700.0,
-        start_sample=17190,
+        settings.missions["litebird_lft"],
+        settings.environments[environment],
         mission_name="litebird_lft",
-        environment_name="litebird_2032",
-        seed=7,
+        environment_name=environment,
         split="test",
         direct_hits=settings.profiles["smoke"].simulate_tod.direct_hits,
+        **options,
     )
+
+
+def test_monte_carlo_opens_in_the_same_way(opened, library):
+    cube = opened(generator="monte_carlo", duration_s=700.0, start_s=900.0, seed=7)
+    expected = simulated(library, duration_s=700.0, start_sample=17190, seed=7)
     np.testing.assert_array_equal(cube["tod"], expected["tod"])
     assert cube["tod"].chunks == expected["tod"].chunks  # no chunk of it is simulated twice
     xr.testing.assert_equal(cube.coords.to_dataset(), expected.coords.to_dataset())
@@ -227,6 +256,92 @@ def test_monte_carlo_opens_in_the_same_way(opened):
     assert set(cube.attrs) ^ set(expected.attrs) < only
     for key in set(expected.attrs) - only:
         assert cube.attrs[key] == expected.attrs[key], key
+
+
+def test_monte_carlo_of_any_environment_and_seed_holds_one_simulator(library, monkeypatch):
+    model = base.ready("monte_carlo", "smoke", *NAMES.values())
+    made, prepared = montecarlo.prepare, []
+
+    def counted(*what, **options):
+        prepared.append(options["environment_name"])
+        return made(*what, **options)
+
+    monkeypatch.setattr(montecarlo, "prepare", counted)
+    asked = [("litebird_2032", 1), ("litebird_2032", 2), ("solar_max_2014", 2)]
+    tods = [model.sample(environment, 100, 50, seed) for environment, seed in asked]
+    assert prepared == ["litebird_2032", "solar_max_2014"]
+    for (environment, seed), tod in zip(asked, tods, strict=True):
+        cube = simulated(library, environment, duration_s=50 / RATE_HZ, start_sample=100, seed=seed)
+        np.testing.assert_array_equal(tod, cube["tod"])
+        parts = model.background(environment, 100, 50, seed)
+        np.testing.assert_array_equal(parts, cube["tod_wafer"] + cube["tod_direct"])
+    assert model.sample("litebird_2032", 5, 0, 1).shape == (12, 0)
+    for request, message in (
+        (("mars", 0, 10, 1), "environment = 'mars': allowed are"),
+        (("litebird_2032", -1, 10, 1), "start_sample = -1"),
+        (("litebird_2032", 0, -1, 1), "n_samples = -1"),
+    ):
+        with pytest.raises(CrabError, match=message):
+            model.sample(*request)
+
+
+def test_monte_carlo_of_another_wafer(opened, library):
+    """L02 has detectors at the places of L01's; L00 has larger pixels."""
+    options = {"generator": "monte_carlo", "duration_s": 500.0, "seed": 7}
+    own, other = opened(**options), opened(**options, wafer="L02")
+    assert set(other["wafer"].values) == {"L02"}
+    assert other["detector"].values[0] == "000_002_007_UA_100_T"
+    for key in ("x_mm", "y_mm", "channel", "power_per_kelvin_w"):
+        np.testing.assert_array_equal(other[key], own[key])
+    assert other.attrs["params_hash"] != own.attrs["params_hash"]
+    # The seed alone makes it another: its background is that of L01 with the wafer's seed.
+    seed = mission_source.stream_seed(7, "L02", "L01", 0)
+    names = ("monte_carlo", "smoke", *NAMES.values())
+    of_l01, of_l02 = (
+        mission_source.find(*names, wafer, params.load())[1] for wafer in ("L01", "L02")
+    )
+    n_samples = own.sizes["time"]
+    drawn = of_l02.background("litebird_2032", 0, n_samples, seed)
+    np.testing.assert_array_equal(drawn, of_l01.background("litebird_2032", 0, n_samples, seed))
+    first = of_l01.background("litebird_2032", 0, n_samples, 7)
+    # Above the median at the same time: always within a wafer, by chance in two.
+    above = np.array([row > np.median(row) for row in np.concatenate([first, drawn])])
+    r = np.corrcoef(above)
+    assert r[:12, :12].min() > 0.5
+    assert np.abs(r[:12, 12:]).max() < 0.1
+    with pytest.raises(CrabError, match=r"wafer L00: it has no detector where 000_001_007_UB_100"):
+        opened(**options, wafer="L00")
+
+
+@pytest.mark.parametrize(("wafer", "realisation"), [("L01", 0), ("L01", 3), ("L02", 2)])
+def test_missions_and_injections_have_the_same_background(opened, library, wafer, realisation):
+    """Same seed, wafer and realisation: `open_mission`, `background` and `inject` agree."""
+    what = {"generator": "monte_carlo", "seed": 7, "realisation": realisation}
+    start, n_samples = 2000, 3000
+    span = {"start_s": start / RATE_HZ, "duration_s": n_samples / RATE_HZ}
+    cube = opened(**what, **span, wafer=wafer)
+    # The parts of its own TOD, as the simulator gives them.
+    source = mission_source.find("monte_carlo", "smoke", *NAMES.values(), wafer, params.load())
+    seed = mission_source.stream_seed(7, wafer, "L01", realisation)
+    np.testing.assert_array_equal(source[1].sample(SKY, start, n_samples, seed), cube["tod"])
+    watts = source[1].background(SKY, start, n_samples, seed)
+    expected = watts / cube["joule_gain"].item() / cube["power_per_kelvin_w"].values[:, None]
+    names = cube["detector"].values.tolist()
+    stand_ins = dict(zip(names, opened(**what, **span)["detector"].values.tolist(), strict=True))
+    where = {"mission": "litebird_lft", "stand_ins": stand_ins if wafer != "L01" else None}
+    rays = background(names, SKY, start, n_samples, **what, **where, wafers=[wafer] * 12)
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(rays.values, expected, rtol=1e-5, atol=1e-6 * scale)
+    # litebird_sim rounds down.
+    length = {"start_time": start / RATE_HZ, "duration_s": (n_samples + 0.5) / RATE_HZ}
+    sim = simulation(names, wafer=wafer, **length)
+    crab.inject(
+        sim, environment=SKY, **what, **where, mission_start=0.0, flags=False, progress=False
+    )
+    np.testing.assert_array_equal(joined(sim), rays.values)
+    # A generator that was moved knows whose seed it is.
+    moved = background(names, SKY, start, n_samples, **what | {"generator": source[1]})
+    np.testing.assert_array_equal(moved.values, rays.values)
 
 
 @pytest.mark.parametrize(
