@@ -11,7 +11,7 @@ import xarray as xr
 
 from crab import params
 from crab.errors import CrabError
-from crab.impact import glitches
+from crab.impact import flagging
 from crab.impact.observations import FLAG_TYPE
 from crab.params import choose
 from crab.physics import instrument, readout, sensors
@@ -74,7 +74,7 @@ def to_litebird_sim(
     variables : tuple of str
         TODs of the cube that become TODs of the observations, in K_CMB.
     flags : bool
-        Write ``local_flags`` (1 for a glitch) of the first variable, see `crab.impact.glitches`.
+        Write ``local_flags`` (1 for a glitch) of the first variable, see `crab.impact.flagging`.
     threshold_sigma : float
         Usual are 3 to 5.
     gzip : bool
@@ -285,7 +285,7 @@ def _parts(cube: xr.Dataset, convert, threshold_sigma: float):
         return quiet, glitch, [None] * len(glitch)
     tod = convert(cube, "tod").values.astype(float)
     start = int(cube.attrs.get("start_sample", 0))
-    mask, _ = glitches.flag(tod, threshold_sigma, start_sample=start)
+    mask, _ = flagging.flag(tod, threshold_sigma, start_sample=start)
     quiet = np.ma.masked_array(tod, mask)
     level = np.ma.median(quiet, axis=1).filled(0.0)[:, None]
     return quiet, np.where(mask, tod - level, 0.0), mask
@@ -334,10 +334,10 @@ def _infos(cube: xr.Dataset, rate_hz: float) -> list:
 def _flags(cube: xr.Dataset, name: str, low: int, high: int, threshold: float) -> np.ndarray:
     """Flags of a stretch of a cube that do not depend on where it was cut."""
     first = int(cube.attrs.get("start_sample", 0))
-    begin, end = glitches.reach(first + low, first + high)
+    begin, end = flagging.reach(first + low, first + high)
     begin, end = max(begin - first, 0), min(end - first, cube.sizes["time"])
     tod = cube[name].isel(time=slice(begin, end)).values
-    mask, _ = glitches.flag(tod, threshold, start_sample=first + begin)
+    mask, _ = flagging.flag(tod, threshold, start_sample=first + begin)
     return mask[:, low - begin : high - begin].astype(FLAG_TYPE)
 
 

@@ -14,13 +14,13 @@ import xarray as xr
 
 from crab import params
 from crab.errors import CrabError
-from crab.impact import glitches, sources
+from crab.impact import flagging, sources
 from crab.impact.background import Group, check_rate, noise_text, route
 from crab.impact.observations import check_flags, component_of, describe, unpack
 from crab.progress import tqdm
 
 # Work is cut at multiples of this: memory holds one such piece of a wafer.
-_PIECE_SAMPLES = 8 * glitches.BLOCK_SAMPLES
+_PIECE_SAMPLES = 8 * flagging.BLOCK_SAMPLES
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def inject(
         Time of the mission's sample 0. Default: the simulation's start; for observations alone 0 s,
         or, of a single one that has a calendar time, its own start.
     flags : bool
-        Set ``local_flags`` where glitches stand out, by `crab.impact.glitches.flag`: of background
+        Set ``local_flags`` where glitches stand out, by `crab.impact.flagging.flag`: of background
         and noise if the generator makes both, else of the background against the noise that the
         observation's ``net_ukrts`` stands for (the generator's, where that is missing).
     threshold_sigma : float
@@ -206,13 +206,13 @@ def _piece(job: _Job, low: int, high: int, draw: dict, threshold: float, margins
     if margins is None:
         return source.kelvin(start_sample=low, n_samples=high - low, **draw)[picks], None, None
     # One sample earlier, to tell a glitch that begins from one that goes on.
-    begin, end = glitches.reach(max(low - 1, 0), high, **margins)
+    begin, end = flagging.reach(max(low - 1, 0), high, **margins)
     values = source.kelvin(start_sample=begin, n_samples=end - begin, **draw)[picks]
     options = {"start_sample": begin, "noise": job.noise_k, **margins}
-    mask, _ = glitches.flag(values, threshold, **options)
+    mask, _ = flagging.flag(values, threshold, **options)
     inside = slice(low - begin, high - begin)
     before = mask[:, low - begin - 1] if low > begin else None
-    return values[:, inside], mask[:, inside], glitches.count(mask[:, inside], before)
+    return values[:, inside], mask[:, inside], flagging.count(mask[:, inside], before)
 
 
 def _add(job: _Job, low: int, values: np.ndarray, component: str) -> None:

@@ -13,7 +13,7 @@ from scipy.interpolate import interp1d
 
 import crab
 from crab import CrabError, importing, io, params, schema
-from crab.impact import export, glitches
+from crab.impact import export, flagging
 from crab.physics import montecarlo, readout
 from tests.conftest import make_attrs
 from tests.physics import synthetic
@@ -161,7 +161,7 @@ def test_litebird_sim_reads_its_files(tmp_path, start):
         expected = watts / cube["power_per_kelvin_w"].values[:, None]
         assert np.allclose(tod, expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max())
         assert tod.dtype == np.float32
-    mask, _ = glitches.flag(cube["tod"].values, 5.0, start_sample=1910)
+    mask, _ = flagging.flag(cube["tod"].values, 5.0, start_sample=1910)
     flags = np.concatenate([obs.local_flags for obs in read], axis=1)
     assert np.array_equal(flags, mask)
     since = [obs.start_time - start for obs in read]

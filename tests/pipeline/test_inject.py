@@ -7,7 +7,7 @@ from astropy.time import Time, TimeDelta
 
 import crab
 from crab import CrabError, io, params, paths
-from crab.impact import glitches, inject
+from crab.impact import flagging, inject
 from crab.impact.background import background
 from crab.physics import montecarlo, readout
 from tests.physics import synthetic
@@ -382,4 +382,4 @@ def test_margins_are_given_in_seconds():
     crab.inject(sim, before_s=0.5, after_s=1.0, threshold_sigma=7.0, **OPTIONS)
     first = np.flatnonzero(joined(sim, "local_flags")[0, 400:])[0] + 400
     assert first == 500 - np.ceil(0.5 * RATE_HZ)
-    assert glitches.count(joined(sim, "local_flags") > 0)[0] == 39
+    assert flagging.count(joined(sim, "local_flags") > 0)[0] == 39
