@@ -110,6 +110,27 @@ def _generate(args) -> None:
     )
 
 
+def _export(args) -> None:
+    from crab.impact import cubes, export
+
+    start_s = None if args.start_hours is None else 3600 * args.start_hours
+    duration_s = None if args.hours is None else 3600 * args.hours
+    cube = cubes.stretch(cubes.opened(args.cube), start_s, duration_s)
+    if args.format == "toast":
+        print(export.to_toast(cube, args.output))
+        return
+    if not args.file_hours > 0:
+        raise CrabError(f"file-hours = {args.file_hours}: allowed are numbers > 0")
+    per_file = max(1, round(3600 * args.file_hours * cube.attrs["sampling_rate_hz"]))
+    files = export.to_litebird_sim(
+        cube,
+        args.output,
+        n_files=-(-cube.sizes["time"] // per_file),
+        variables=tuple(args.variables),
+    )
+    print(f"{files[0].parent}: {len(files)} files")
+
+
 def _train(args) -> None:
     from crab.generators import streaming, training
 
@@ -244,6 +265,33 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument("--shard-mb", default=32.0, type=float, help="size of a file")
     make.add_argument("--output", required=True, help="folder to make, such as year.zarr")
     make.set_defaults(do=_generate)
+
+    give = commands.add_parser(
+        "export", help="write a cube, or a part of it, as files of litebird_sim or TOAST"
+    )
+    give.add_argument("cube", metavar="CUBE", help="NetCDF file or Zarr folder")
+    give.add_argument(
+        "--format",
+        required=True,
+        choices=("litebird_sim", "toast"),
+        help="litebird_sim: observations in HDF5, with flags; toast: what InjectCosmicRays reads",
+    )
+    give.add_argument("--hours", type=float, help="how long; default: to the cube's end")
+    give.add_argument(
+        "--start-hours", type=float, help="since the mission's start; default: the cube's"
+    )
+    give.add_argument(
+        "--file-hours", default=6.0, type=float, help="of one observation; memory holds one"
+    )
+    give.add_argument(
+        "--variables",
+        nargs="+",
+        default=["tod"],
+        metavar="TOD",
+        help="of the observations, such as tod_wafer tod_direct; default: tod",
+    )
+    give.add_argument("--output", required=True, help="folder to make")
+    give.set_defaults(do=_export)
 
     train = commands.add_parser(
         "train", help="train a network without its notebook, on a machine with a GPU for example"

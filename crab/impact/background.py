@@ -47,7 +47,8 @@ def background(
     start_sample, n_samples : int
         Absolute first sample and number of samples, both >= 0.
     seed, generator, mission, profile, realisation, stand_ins
-        As in `inject`. Give a generator that is ready to call this many times.
+        As in `inject`. Give a generator that is ready (`crab.generators.base.ready`) to call this
+        many times: one by name is read anew each time.
     wafers : iterable of str, optional
         Wafer of each detector; needed for stand-ins.
     sampling_rate_hz : float, optional
@@ -65,6 +66,11 @@ def background(
         As `inject`.
     """
     names = [str(name) for name in names]
+    if not names:
+        raise CrabError("names = []: name at least one detector")
+    wafers = None if wafers is None else list(wafers)
+    if wafers is not None and len(wafers) != len(names):
+        raise CrabError(f"wafers: {len(wafers)} are given: allowed is one a detector, {len(names)}")
     seed = params.load().seed if seed is None else seed
     for key, value in (("start_sample", start_sample), ("n_samples", n_samples)):
         if value < 0:
@@ -76,13 +82,18 @@ def background(
         mission=mission,
         profile=profile,
     )
-    groups = route(names, found, stand_ins, None if wafers is None else list(wafers))
+    groups = route(names, found, stand_ins, wafers)
+    rates_hz = sorted({check_rate(group.source, sampling_rate_hz) for group in groups})
+    if len(rates_hz) > 1:
+        raise CrabError(
+            f"sampling rates of the background: {', '.join(f'{r:g}' for r in rates_hz)} Hz: "
+            "allowed is one: ask for the detectors of each mission alone"
+        )
     out = np.empty((len(names), n_samples), dtype=np.float32)
     for group in groups:
-        rate_hz = check_rate(group.source, sampling_rate_hz)
         values = group.source.kelvin(environment, start_sample, n_samples, seed, realisation)
         out[group.rows] = values[group.picks]
-    time_s = (start_sample + np.arange(n_samples)) / rate_hz
+    time_s = (start_sample + np.arange(n_samples)) / rates_hz[0]
     coords = {"detector": names, "time": ("time", time_s, {"units": "s"})}
     attrs = {"units": "K_CMB", "detector_noise": noise_text(groups), "environment": environment}
     return xr.DataArray(out, coords, ("detector", "time"), "background", attrs)

@@ -1,7 +1,9 @@
 """TOD cubes as files of other packages: observations of litebird_sim, statistics for TOAST."""
 
+import errno
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -11,41 +13,17 @@ import xarray as xr
 
 from crab import params
 from crab.errors import CrabError
-from crab.impact import flagging
+from crab.impact.cubes import check_dims, first_sample, flags_of, kelvin, optical, pieces, samples
 from crab.impact.observations import FLAG_TYPE
+from crab.impact.toast_statistics import PULSE_END, Moments, Pulses, without_gaps
 from crab.params import choose
-from crab.physics import instrument, readout, sensors
+from crab.physics import instrument, sensors
+from crab.progress import tqdm
 
 # TOAST draws a glitch over this time, on a grid of its own (toast.ops.InjectCosmicRays).
 _GLITCH_S = 0.15
 _POINTS_PER_TIME_CONSTANT = 20
-# A pulse ends where it is this small a part of the largest.
-_PULSE_END = 1e-4
-# TOAST draws pulses by a histogram of 30 bins, and gets NaN where a bin is empty.
-_ROWS_PER_GAP, _MOST_ROWS = 100, 100_000
 _INFO = ("wafer", "pixel", "channel", "net_ukrts", "bandcenter_ghz", "bandwidth_ghz")
-
-
-def kelvin(cube: xr.Dataset, variable: str = "tod") -> xr.DataArray:
-    """TOD or one of its parts in K_CMB, whatever the cube's convention: hits positive.
-
-    Parameters
-    ----------
-    cube : xarray.Dataset
-        With coordinate ``power_per_kelvin_w``, and ``joule_gain`` if in the joule convention.
-    variable : str
-
-    Returns
-    -------
-    xarray.DataArray
-        float32.
-
-    Raises
-    ------
-    CrabError
-        If a coordinate is missing.
-    """
-    return readout.to_kelvin_cmb(_optical(cube, variable), variable)
 
 
 def to_litebird_sim(
@@ -58,6 +36,7 @@ def to_litebird_sim(
     flags: bool = True,
     threshold_sigma: float = 5.0,
     gzip: bool = False,
+    progress: bool = True,
 ) -> list[Path]:
     """Write a cube as observations of litebird_sim, one file each, by its own writer.
 
@@ -79,6 +58,8 @@ def to_litebird_sim(
         Usual are 3 to 5.
     gzip : bool
         Compress.
+    progress : bool
+        Show a progress bar.
 
     Returns
     -------
@@ -90,7 +71,8 @@ def to_litebird_sim(
     Raises
     ------
     CrabError
-        If the folder exists, or the cube lacks what leads to K_CMB.
+        If the folder exists, the cube lacks what leads to K_CMB or has several realisations,
+        a sample is NaN or infinite, or the disk is full. Nothing is left behind.
     """
     # Imported here because litebird_sim takes seconds to import.
     import litebird_sim as lbs
@@ -101,16 +83,18 @@ def to_litebird_sim(
     for name in variables:
         if name not in cube:
             raise CrabError(f"variables = {name!r}: the cube has {', '.join(map(str, cube))}")
-    first = int(cube.attrs.get("start_sample", 0))
+    check_dims(cube)
+    first = first_sample(cube)
     tods = [
         lbs.TodDescription(name, lbs.Units.K_CMB, np.float32, str(cube[name].attrs["long_name"]))
         for name in variables
     ]
     detectors = [asdict(info) for info in _infos(cube, rate_hz)]
     edges = np.linspace(0, n_time, n_files + 1).astype(int).tolist()
-    target = _Folder(folder)
-    with target as partial:
-        for index, (low, high) in enumerate(pairwise(edges)):
+    target, files = _Folder(folder), []
+    bar = tqdm(desc="export", unit="sample", unit_scale=True, total=n_time, disable=not progress)
+    with target as partial, bar:
+        for low, high in pairwise(edges):
             obs = lbs.Observation(
                 detectors=detectors,
                 n_samples_global=high - low,
@@ -120,17 +104,26 @@ def to_litebird_sim(
             )
             # The reader wants a pointing: a fixed one, as a cube has none.
             obs.pointing_provider = lbs.PointingProvider(lbs.RotQuaternion())
-            for name in variables:
-                getattr(obs, name)[:] = kelvin(cube.isel(time=slice(low, high)), name).values
             if flags:
-                obs.local_flags = _flags(cube, variables[0], low, high, threshold_sigma)
-            lbs.write_list_of_observations(
-                [obs], partial, start_index=index, collective_mpi_call=False, gzip_compression=gzip
+                obs.local_flags = np.empty((obs.n_detectors, high - low), dtype=FLAG_TYPE)
+            for begin, end in pieces(first, low, high):
+                inside = slice(begin - low, end - low)
+                for name in variables:
+                    getattr(obs, name)[:, inside] = samples(cube, name, begin, end, kelvin)
+                if flags:
+                    mask = flags_of(cube, variables[0], begin, end, threshold_sigma)
+                    obs.local_flags[:, inside] = mask
+                bar.update(end - begin)
+            (file,) = lbs.write_list_of_observations(
+                [obs],
+                partial,
+                start_index=len(files),
+                collective_mpi_call=False,
+                gzip_compression=gzip,
             )
-        names = sorted(path.name for path in partial.iterdir())
-        for name in names:
-            _note(partial / name, cube)
-    return [target.path / name for name in names]
+            _note(file, cube.attrs | {"start_sample": first + low})
+            files.append(target.path / file.name)
+    return files
 
 
 def to_toast(
@@ -140,6 +133,7 @@ def to_toast(
     unit: str = "K_CMB",
     time_constant_s: float | None = None,
     threshold_sigma: float = 5.0,
+    progress: bool = True,
 ) -> Path:
     """Write what TOAST's ``InjectCosmicRays`` draws from: one ``.npz`` for each detector.
 
@@ -154,8 +148,9 @@ def to_toast(
     Parameters
     ----------
     cube : xarray.Dataset
-        TOD cube. With the parts ``tod_wafer`` and ``tod_direct`` these are described; else pulses
-        are what stands out of ``tod``, which then has the noise of the detectors in it.
+        TOD cube; on dask, memory holds pieces of it, and the pulses' integrals. With the parts
+        ``tod_wafer`` and ``tod_direct`` these are described; else pulses are what stands out of
+        ``tod`` (see `crab.impact.flagging`), which then has the noise of the detectors in it.
     folder : path-like
         To make.
     unit : {"K_CMB", "W"}
@@ -164,6 +159,8 @@ def to_toast(
         Of a direct hit. Default: that of the mission's sensor in params.yaml.
     threshold_sigma : float
         For a cube without parts.
+    progress : bool
+        Show a progress bar.
 
     Returns
     -------
@@ -174,8 +171,9 @@ def to_toast(
     Raises
     ------
     CrabError
-        If the folder exists or its name would confuse TOAST, for an unknown unit, or if the time
-        constant is not known.
+        If the folder exists or its name would confuse TOAST, for an unknown unit, if the time
+        constant is not known, the cube has several realisations, a sample is NaN or infinite, or
+        the disk is full. Nothing is left behind.
     """
     if unit not in ("K_CMB", "W"):
         raise CrabError(f"unit = {unit!r}: allowed are K_CMB, W")
@@ -185,33 +183,32 @@ def to_toast(
             f"{target.path}: TOAST replaces every 'detector' in this name: allowed are folders "
             "without that word in their path"
         )
+    check_dims(cube)
     if time_constant_s is None:
         time_constant_s = _time_constant_s(cube)
     rate_hz = float(cube.attrs["sampling_rate_hz"])
-    convert = kelvin if unit == "K_CMB" else lambda ds, name: _optical(ds, name)[name]
-    quiet, glitch, inside = _parts(cube, convert, threshold_sigma)
+    convert = kelvin if unit == "K_CMB" else lambda ds, name: optical(ds, name)[name]
+    moments, pulses = _statistics(cube, convert, threshold_sigma, progress)
     # All detectors have the same absorber: pulses are pooled, in watts.
-    watts = cube["power_per_kelvin_w"].values if unit == "K_CMB" else np.ones(len(quiet))
-    pulses = [
-        pulse_integrals(row, rate_hz, where) for row, where in zip(glitch, inside, strict=True)
-    ]
-    pooled_j = np.concatenate([x * w for x, w in zip(pulses, watts, strict=True)])
+    n_detectors = cube.sizes["detector"]
+    watts = cube["power_per_kelvin_w"].values if unit == "K_CMB" else np.ones(n_detectors)
+    pooled_j = np.concatenate([x * w for x, w in zip(pulses.integrals(), watts, strict=True)])
     shape = (
         _GLITCH_S
         / time_constant_s
         * np.linspace(0, 1, round(_GLITCH_S * _POINTS_PER_TIME_CONSTANT / time_constant_s))
     )
     duration_s = max(1, round(_GLITCH_S * rate_hz)) / rate_hz
-    peak = _without_gaps(pooled_j) / (duration_s * np.exp(-shape).mean())
-    event_rate_hz = len(pooled_j) / (quiet.shape[0] * quiet.shape[1] / rate_hz)
-    matrix = np.atleast_2d(np.ma.corrcoef(quiet)).filled(0.0)
+    peak = without_gaps(pooled_j) / (duration_s * np.exp(-shape).mean())
+    event_rate_hz = len(pooled_j) / (n_detectors * cube.sizes["time"] / rate_hz)
+    mean, deviation, matrix = moments.mean(), moments.deviation(), moments.correlation()
     with target as partial:
         for index, name in enumerate(cube["detector"].values.tolist()):
             hits = np.zeros((len(peak), 3))
             hits[:, 1], hits[:, 2] = peak / watts[index], 1e3 * time_constant_s
             np.savez(
                 partial / f"crab_det{index}.npz",
-                low_noise=np.array([quiet[index].mean(), quiet[index].std()]),
+                low_noise=np.array([mean[index], deviation[index]]),
                 sampling_rate=np.array([_POINTS_PER_TIME_CONSTANT / time_constant_s]),
                 direct_hits=hits,
                 correlation_matrix=matrix,
@@ -220,33 +217,6 @@ def to_toast(
                 event_rate_hz=np.array(event_rate_hz),
             )
     return target.path / "crab_detector.npz"
-
-
-def pulse_integrals(
-    tod: np.ndarray, sampling_rate_hz: float, inside: np.ndarray | None = None
-) -> np.ndarray:
-    """Integral over time of each pulse.
-
-    Parameters
-    ----------
-    tod : ndarray, shape (n_samples,)
-        Zero between pulses.
-    sampling_rate_hz : float
-    inside : ndarray of bool, shape (n_samples,), optional
-        Where the pulses are; default: where ``tod`` is not negligible.
-
-    Returns
-    -------
-    ndarray, shape (n_pulses,)
-        In the unit of ``tod`` times s; positive pulses only, as filters ring.
-    """
-    tod = np.asarray(tod, dtype=float)
-    if inside is None:
-        inside = np.abs(tod) > _PULSE_END * np.abs(tod).max(initial=0.0)
-    edges = np.diff(np.concatenate([[0], inside.view(np.int8), [0]]))
-    total = np.concatenate([[0.0], np.cumsum(np.where(inside, tod, 0.0))])
-    sums = total[np.flatnonzero(edges == -1)] - total[np.flatnonzero(edges == 1)]
-    return sums[sums > 0] / sampling_rate_hz
 
 
 class _Folder:
@@ -263,41 +233,49 @@ class _Folder:
         self.partial.mkdir(parents=True)
         return self.partial
 
-    def __exit__(self, kind, *_) -> None:
+    def __exit__(self, kind, error, _) -> None:
         if kind is None:
             self.partial.rename(self.path)
-        else:
-            shutil.rmtree(self.partial, ignore_errors=True)
+            return
+        shutil.rmtree(self.partial, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise CrabError(
+                f"{self.path}: no space left on the disk; nothing was kept: free some space, or "
+                "write a shorter stretch"
+            ) from error
 
 
-def _optical(cube: xr.Dataset, variable: str) -> xr.Dataset:
-    ds = cube[[variable]].assign_attrs(cube.attrs)
-    if cube.attrs["power_convention"] == "joule":
-        ds = readout.to_optical_equivalent(ds)
-    return ds
-
-
-def _parts(cube: xr.Dataset, convert, threshold_sigma: float):
-    """Quiet part, glitches, and where these are if it has to be told."""
+def _statistics(
+    cube: xr.Dataset, convert: Callable, threshold_sigma: float, progress: bool
+) -> tuple[Moments, Pulses]:
+    """Moments of the quiet part, and the glitches."""
+    n_detectors, n_time = cube.sizes["detector"], cube.sizes["time"]
+    moments = Moments(n_detectors)
+    pulses = Pulses(n_detectors, float(cube.attrs["sampling_rate_hz"]))
+    parts = list(pieces(first_sample(cube), 0, n_time))
+    bar = {"unit": "piece", "disable": not progress}
     if "tod_wafer" in cube and "tod_direct" in cube:
-        quiet, glitch = (convert(cube, name).values for name in ("tod_wafer", "tod_direct"))
-        quiet = np.ma.masked_array(quiet.astype(float), np.zeros(quiet.shape, bool))
-        return quiet, glitch, [None] * len(glitch)
-    tod = convert(cube, "tod").values.astype(float)
-    start = int(cube.attrs.get("start_sample", 0))
-    mask, _ = flagging.flag(tod, threshold_sigma, start_sample=start)
-    quiet = np.ma.masked_array(tod, mask)
-    level = np.ma.median(quiet, axis=1).filled(0.0)[:, None]
-    return quiet, np.where(mask, tod - level, 0.0), mask
-
-
-def _without_gaps(values: np.ndarray) -> np.ndarray:
-    """Sorted values and, between each and the next, evenly spaced ones."""
-    if len(values) < 2:
-        return values
-    n_rows = min(_ROWS_PER_GAP * (len(values) - 1) + 1, _MOST_ROWS)
-    at = np.linspace(0, len(values) - 1, n_rows)
-    return np.interp(at, np.arange(len(values)), np.sort(values))
+        largest = np.zeros(n_detectors)
+        for low, high in tqdm(parts, desc="largest pulses", **bar):
+            direct = samples(cube, "tod_direct", low, high, convert)
+            largest = np.maximum(largest, np.abs(direct).max(axis=1))
+        for low, high in tqdm(parts, desc="statistics", **bar):
+            quiet = samples(cube, "tod_wafer", low, high, convert)
+            direct = samples(cube, "tod_direct", low, high, convert)
+            moments.add(quiet, np.ones(quiet.shape, dtype=bool))
+            pulses.add(direct, np.abs(direct) > PULSE_END * largest[:, None])
+        return moments, pulses
+    for low, high in tqdm(parts, desc="statistics", **bar):
+        tod = samples(cube, "tod", low, high, convert)
+        mask = flags_of(cube, "tod", low, high, threshold_sigma)
+        moments.add(tod, ~mask)
+        # Of the piece, as the level of the background changes over hours.
+        level = [
+            np.median(row[~own]) if not own.all() else 0.0
+            for row, own in zip(tod, mask, strict=True)
+        ]
+        pulses.add(np.where(mask, tod - np.array(level)[:, None], 0.0), mask)
+    return moments, pulses
 
 
 def _time_constant_s(cube: xr.Dataset) -> float:
@@ -331,16 +309,6 @@ def _infos(cube: xr.Dataset, rate_hz: float) -> list:
     ]
 
 
-def _flags(cube: xr.Dataset, name: str, low: int, high: int, threshold: float) -> np.ndarray:
-    """Flags of a stretch of a cube that do not depend on where it was cut."""
-    first = int(cube.attrs.get("start_sample", 0))
-    begin, end = flagging.reach(first + low, first + high)
-    begin, end = max(begin - first, 0), min(end - first, cube.sizes["time"])
-    tod = cube[name].isel(time=slice(begin, end)).values
-    mask, _ = flagging.flag(tod, threshold, start_sample=first + begin)
-    return mask[:, low - begin : high - begin].astype(FLAG_TYPE)
-
-
 def _time(mission_start, since_s: float):
     if not hasattr(mission_start, "mjd"):
         return float(mission_start) + since_s
@@ -349,9 +317,9 @@ def _time(mission_start, since_s: float):
     return mission_start + TimeDelta(since_s, format="sec")
 
 
-def _note(path: Path, cube: xr.Dataset) -> None:
+def _note(path: Path, attrs: dict) -> None:
     import h5py
 
-    facts = {key: getattr(value, "item", lambda v=value: v)() for key, value in cube.attrs.items()}
+    facts = {key: getattr(value, "item", lambda v=value: v)() for key, value in attrs.items()}
     with h5py.File(path, "a") as file:
         file.attrs["crab"] = json.dumps(facts, sort_keys=True, default=str)

@@ -30,6 +30,7 @@ class _Job:
     start_sample: int
     scale: float
     noise_k: np.ndarray
+    margins: dict | None
 
 
 def inject(
@@ -104,11 +105,11 @@ def inject(
     ------
     CrabError
         Before anything is changed: for detectors that no generator knows, a sampling rate or a
-        unit that does not fit, samples before the mission's start, or a missing or unfit model.
+        unit that does not fit, samples before the mission's start, a number out of range, or a
+        missing or unfit model.
     """
     seed = params.load().seed if seed is None else seed
-    if realisation < 0:
-        raise CrabError(f"realisation = {realisation}: allowed are integers >= 0")
+    _check(threshold_sigma, before_s, after_s)
     observations, origin = unpack(target, mission_start)
     names = {name for obs in observations for name in _names(obs)}
     found = []
@@ -121,7 +122,7 @@ def inject(
             mission=mission,
             profile=profile,
         )
-    jobs, rate_hz = [], None
+    jobs = []
     for obs in observations:
         scale = component_of(obs, component)
         if flags:
@@ -132,8 +133,12 @@ def inject(
             start = origin(obs)
             # A generator refuses an environment that it was not made for, here.
             group.source.kelvin(environment, start, 0, seed, realisation)
-            jobs.append(_Job(obs, group, start, scale, _noise_k(obs, group)))
-    # Wafer by wafer: the simulator is set up anew for each.
+            margins = None
+            if flags:
+                samples = (math.ceil(before_s * rate_hz), math.ceil(after_s * rate_hz))
+                margins = dict(zip(("before_samples", "after_samples"), samples, strict=True))
+            jobs.append(_Job(obs, group, start, scale, _noise_k(obs, group), margins))
+    # Generator by generator: each holds what it works with.
     jobs.sort(
         key=lambda job: (job.group.source.generator.record["mission"], job.group.source.wafer)
     )
@@ -143,18 +148,12 @@ def inject(
         if flags:
             check_flags(obs, flag_value, make=True)
     describe(target, component)
-    margins = None
-    if flags and rate_hz:
-        margins = {
-            "before_samples": math.ceil(before_s * rate_hz),
-            "after_samples": math.ceil(after_s * rate_hz),
-        }
     draw = {"environment": environment, "seed": seed, "realisation": realisation}
     pieces = [(job, *piece) for job in jobs for piece in _pieces(job)]
     sums: dict[str, np.ndarray] = {}
     bar = {"desc": "background", "unit": "piece", "disable": not progress}
     for job, low, high in tqdm(pieces, **bar):
-        values, mask, hits = _piece(job, low, high, draw, threshold_sigma, margins)
+        values, mask, hits = _piece(job, low, high, draw, threshold_sigma)
         _add(job, low, values, component)
         if mask is not None:
             _set_flags(job, low, mask, flag_value)
@@ -167,6 +166,14 @@ def inject(
         "threshold_sigma": float(threshold_sigma),
     }
     return _record(sums, jobs, facts)
+
+
+def _check(threshold_sigma: float, before_s: float, after_s: float) -> None:
+    if not threshold_sigma > 0:
+        raise CrabError(f"threshold_sigma = {threshold_sigma}: allowed are numbers > 0")
+    for key, value in (("before_s", before_s), ("after_s", after_s)):
+        if not (math.isfinite(value) and value >= 0):
+            raise CrabError(f"{key} = {value}: allowed are numbers >= 0")
 
 
 def _names(obs) -> list[str]:
@@ -200,9 +207,9 @@ def _pieces(job: _Job) -> list[tuple[int, int]]:
     return [(low, high) for low, high in pairwise(edges) if high > low]
 
 
-def _piece(job: _Job, low: int, high: int, draw: dict, threshold: float, margins: dict | None):
+def _piece(job: _Job, low: int, high: int, draw: dict, threshold: float):
     """Background of one piece, its flags, and how many glitches begin in it."""
-    source, picks = job.group.source, job.group.picks
+    source, picks, margins = job.group.source, job.group.picks, job.margins
     if margins is None:
         return source.kelvin(start_sample=low, n_samples=high - low, **draw)[picks], None, None
     # One sample earlier, to tell a glitch that begins from one that goes on.

@@ -1,6 +1,9 @@
 """Cubes as files of litebird_sim and TOAST, read back by what reads them there."""
 
+import errno
 import json
+import os
+import tracemalloc
 
 import litebird_sim as lbs
 import numpy as np
@@ -12,8 +15,8 @@ from scipy import signal
 from scipy.interpolate import interp1d
 
 import crab
-from crab import CrabError, importing, io, params, schema
-from crab.impact import export, flagging
+from crab import CrabError, cli, importing, io, params, paths, schema
+from crab.impact import cubes, export, flagging, toast_statistics
 from crab.physics import montecarlo, readout
 from tests.conftest import make_attrs
 from tests.physics import synthetic
@@ -208,6 +211,196 @@ def test_exported_and_imported_again(tmp_path):
     back = importing.read(files, mapping, MISSION, SKY, "test")
     expected = readout.to_optical_equivalent(cube)["tod"].values
     assert np.allclose(back["tod"], expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max())
+
+
+def test_statistics_do_not_depend_on_the_pieces(tmp_path, monkeypatch):
+    """Pulses that go on in the next piece are one; moments are those of the whole."""
+    for parts in (True, False):
+        cube = planted(parts)
+        found = []
+        for length in (8 * 8192, 8192, 700):
+            if not parts and length == 700:
+                continue  # flags need whole blocks
+            monkeypatch.setattr(cubes, "_PIECE_SAMPLES", length)
+            crfile = export.to_toast(cube, tmp_path / f"{parts}{length}", progress=False)
+            with np.load(str(crfile).replace("detector", "det3")) as data:
+                found.append({key: data[key] for key in data})
+        for other in found[1:]:
+            # The level below a glitch is that of its piece, if it has to be found.
+            hits = ["direct_hits"] if parts else []
+            for key in ("low_noise", "correlation_matrix", "event_rate_hz", *hits):
+                scale = np.abs(found[0][key]).max()
+                assert np.allclose(other[key], found[0][key], rtol=1e-6, atol=1e-6 * scale), key
+
+
+def test_moments_are_numpys():
+    """Of rows with gaps: correlations over what both have (numpy.ma.corrcoef), and a big offset."""
+    rng = np.random.default_rng(6)
+    values = 1e6 + rng.standard_normal((3, 5000)) + rng.standard_normal(5000)
+    valid = rng.random(values.shape) < 0.7
+    moments = toast_statistics.Moments(3)
+    for piece in (slice(0, 7), slice(7, 3000), slice(3000, 5000)):
+        moments.add(values[:, piece], valid[:, piece])
+    masked = np.ma.masked_array(values, ~valid)
+    assert moments.mean() == pytest.approx(masked.mean(axis=1).data, rel=1e-14)
+    assert moments.deviation() == pytest.approx(masked.std(axis=1).data, rel=1e-9)
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        both = valid[a] & valid[b]
+        expected = np.corrcoef(values[a, both], values[b, both])[0, 1]
+        assert moments.correlation()[a, b] == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_pulse_that_never_ends_is_one():
+    pulses = toast_statistics.Pulses(2, 2.0)
+    for _ in range(4):
+        pulses.add(np.array([[1.0, 1.0], [0.0, 3.0]]), np.array([[True, True], [False, True]]))
+    assert [x.tolist() for x in pulses.integrals()] == [[4.0], [1.5] * 4]
+
+
+@pytest.mark.parametrize("kind", ["nc", "zarr"])
+def test_a_stretch_is_where_it_was(tmp_path, kind):
+    """By hours of the mission: times of the observations, samples and flags' places fit."""
+    cube = planted(start_sample=1910)
+    if kind == "nc":
+        path = io.write(cube, tmp_path / "cube.nc")
+    else:
+        path = io.write_zarr(cube.chunk(time=7000), tmp_path / "cube.zarr", progress=False)
+    lazy = cubes.opened(path)
+    assert lazy["tod"].chunks is not None
+    part = cubes.stretch(lazy, start_s=200.0, duration_s=300.0)
+    low = round(200 * RATE_HZ) - 1910
+    assert part.attrs["start_sample"] == 3820
+    assert np.array_equal(part["tod"], cube["tod"][:, low : low + 5730])
+    (file,) = export.to_litebird_sim(part, tmp_path / "obs", progress=False)
+    (obs,) = lbs.read_list_of_observations([file])
+    assert obs.start_time == pytest.approx(200.0)
+    assert np.array_equal(obs.tod, export.kelvin(cube).values[:, low : low + 5730])
+    # One that was cut by its times, without a word in the attributes, too.
+    (file,) = export.to_litebird_sim(
+        cube.isel(time=slice(low, None)), tmp_path / "more", progress=False
+    )
+    assert lbs.read_list_of_observations([file])[0].start_time == pytest.approx(200.0)
+    assert cubes.stretch(lazy).sizes["time"] == 20_000
+    for times, message in (
+        ((50.0, None), r"hours 0.0138.* the cube holds hours 0.0277778 to 0.318645"),
+        ((None, 2000.0), "hours 0.0277778 to 0.58"),
+        ((None, 0.0), "of a sample at least"),
+        ((300.0, -10.0), "of a sample at least"),
+    ):
+        with pytest.raises(CrabError, match=message):
+            cubes.stretch(lazy, *times)
+
+
+def test_memory_does_not_grow_with_the_cube(tmp_path):
+    """A cube in a file, without compression and so in one piece on the disk."""
+    short = planted().isel(time=slice(0, 16_384), detector=slice(0, 4))
+    peaks = {}
+    for n in (8, 24):
+        long = xr.concat([short] * n, "time").drop_vars("time")
+        times = np.arange(n * 16_384) / RATE_HZ
+        long = long[["tod"]].assign_coords(time=("time", times, {"units": "s"}))
+        long.to_netcdf(tmp_path / f"{n}.nc", engine="h5netcdf")
+        cube = cubes.opened(tmp_path / f"{n}.nc")
+        size = cube["tod"].nbytes
+        del long, times
+        for name, write in (
+            ("toast", lambda cube, path: export.to_toast(cube, path)),
+            ("lbs", lambda cube, path: export.to_litebird_sim(cube, path, n_files=n // 2)),  # noqa: B023
+        ):
+            tracemalloc.start()
+            write(cube, tmp_path / f"{name}-{n}")
+            peaks[name, n] = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+    for name in ("toast", "lbs"):
+        assert peaks[name, 24] < 1.3 * peaks[name, 8]
+    assert size == 24 * 16_384 * 4 * 4
+
+
+def test_command_writes_observations(tmp_path, capsys, monkeypatch):
+    """A mission store of the Monte Carlo, by the commands alone, read by litebird_sim."""
+    settings = params.load()
+    made = synthetic.library(
+        settings.missions[MISSION], settings.environments[SKY], n_events=400, split="test"
+    )
+    library = io.write(made, tmp_path / "deposits.nc")
+    monkeypatch.setattr(paths, "deposits", lambda profile, mission, split: library)
+    store, folder = tmp_path / "hours.zarr", tmp_path / "obs"
+    words = ["generate", "--generator", "monte_carlo", "--hours", "0.5", "--output", str(store)]
+    assert cli.main([*words, "--chunk-hours", "0.1", "--start-hours", "1"]) == 0
+    words = ["export", str(store), "--format", "litebird_sim", "--output", str(folder)]
+    words += ["--start-hours", "1.1", "--hours", "0.3", "--file-hours", "0.1"]
+    capsys.readouterr()
+    assert cli.main(words) == 0
+    out = capsys.readouterr()
+    assert out.out.strip() == f"{folder}: 3 files"
+    assert "export: 100%" in out.err
+    files = sorted(folder.iterdir())
+    observations = lbs.read_list_of_observations(files)
+    assert [obs.start_time for obs in observations] == pytest.approx([3960, 4320, 4680], abs=0.03)
+    whole = crab.open_tod(store)
+    low = round(360 * RATE_HZ)
+    n_samples = round(1080 * RATE_HZ)
+    tod = np.concatenate([obs.tod for obs in observations], axis=1)
+    assert np.array_equal(tod, export.kelvin(whole).values[:, low : low + n_samples])
+    assert cli.main(words) == 2
+    assert "exists already" in capsys.readouterr().err
+    for more, message in (
+        (["--hours", "9"], "the cube holds hours 1 to 1.5"),
+        (["--file-hours", "0"], "file-hours = 0.0: allowed are numbers > 0"),
+        (["--variables", "tod_wafer"], "variables = 'tod_wafer': the cube has tod"),
+    ):
+        assert cli.main([*words[:-1], "0.1", "--output", str(tmp_path / "no"), *more]) == 2
+        assert message in capsys.readouterr().err
+    assert cli.main(["export", str(tmp_path / "none.nc"), *words[2:]]) == 2
+    assert "none.nc: no such file" in capsys.readouterr().err
+    (tmp_path / "bad.nc").write_bytes(b"\x89HDF\r\n\x1a\n")
+    assert cli.main(["export", str(tmp_path / "bad.nc"), *words[2:]]) == 2
+    assert "bad.nc: not a readable NetCDF4 file" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+
+
+def test_command_writes_statistics_for_toast(tmp_path, capsys):
+    """The keys of `to_toast`, read back as TOAST does: by numpy, by the place of a detector."""
+    path = io.write(planted(start_sample=1910), tmp_path / "cube.nc")
+    folder = tmp_path / "toast"
+    words = ["export", str(path), "--format", "toast", "--output", str(folder)]
+    assert cli.main(words) == 0
+    out = capsys.readouterr()
+    crfile = out.out.strip()
+    assert "statistics: 100%" in out.err
+    assert crfile == str(folder / "crab_detector.npz")
+    assert len(list(folder.iterdir())) == 12
+    for index, name in enumerate(planted()["detector"].values):
+        with np.load(crfile.replace("detector", f"det{index}")) as data:
+            kinds = {"low_noise": (2,), "correlation_matrix": (12, 12), "sampling_rate": (1,)}
+            assert {key: data[key].shape for key in kinds} == kinds
+            assert data["direct_hits"].shape[1] == 3
+            assert (data["detector"], data["unit"]) == (name, "K_CMB")
+            assert data["event_rate_hz"] == pytest.approx(3 * RATE_HZ / 20_000)
+    assert cli.main(words) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_full_disk_leaves_nothing(tmp_path, monkeypatch):
+    def full(*what, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(lbs, "write_list_of_observations", full)
+    with pytest.raises(CrabError, match="no space left on the disk; nothing was kept"):
+        export.to_litebird_sim(planted(), tmp_path / "obs")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("write", [export.to_litebird_sim, export.to_toast])
+def test_what_is_no_cube_of_numbers_is_refused(tmp_path, write):
+    cube = planted(parts=False)
+    several = cube.assign(tod=cube["tod"].expand_dims(realisation=2))
+    with pytest.raises(CrabError, match=r"allowed is one realisation .*isel\(realisation=0\)"):
+        write(several, tmp_path / "out")
+    cube["tod"][3, 777] = np.nan
+    with pytest.raises(CrabError, match="the first at 777 of detector 000_001_007_UB_140_B"):
+        write(cube, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

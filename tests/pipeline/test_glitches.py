@@ -108,7 +108,7 @@ def test_flags_do_not_depend_on_the_cut(highpass):
 
 
 def test_few_samples_at_an_end_do_not_judge_themselves():
-    """Of three normal numbers the farthest is 5 robust deviations off in one case of eight or so.
+    """Of three normal numbers the farthest is 5 robust deviations off in one case of five.
 
     Samples of Gaussian noise beyond 5 sigma are 6e-7.
     """
@@ -116,7 +116,7 @@ def test_few_samples_at_an_end_do_not_judge_themselves():
     options = {"before_samples": 0, "after_samples": 0, "block_samples": 1024}
     mask, _ = flagging.flag(tod, 5.0, **options)
     alone, _ = flagging.flag(tod[:, 1024:], 5.0, **options)
-    assert alone.any(axis=1).mean() > 0.05
+    assert alone.any(axis=1).mean() > 0.1
     assert not mask[:, 1024:].any()
     first, _ = flagging.flag(tod[:, ::-1], 5.0, start_sample=1021, **options)
     assert not first[:, :3].any()

@@ -109,6 +109,35 @@ def test_background_is_what_is_injected(whole):
     assert rays.attrs["detector_noise"] == "included"
 
 
+class Slow(Pulses):
+    """Of another mission, and sampled at another rate."""
+
+    def __init__(self):
+        super().__init__()
+        self.detectors = self.detectors.assign_coords(detector=[f"slow{k}" for k in range(12)])
+        self.record |= {"sampling_rate_hz": 10.0, "mission": "litebird_mft"}
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "message"),
+    [
+        ([], {}, r"names = \[\]: name at least one"),
+        ([NAMES[0]], {"seed": -3}, "seed = -3: allowed are integers >= 0"),
+        ([NAMES[0]], {"wafers": ["L01", "L02"]}, "wafers: 2 are given: allowed is one a detector"),
+        ([NAMES[0]], {"sampling_rate_hz": 31.0}, "sampling_rate_hz = 31: .* has 19.1"),
+        (
+            [NAMES[0], "slow3"],
+            {"generator": {MISSION: PULSES, "litebird_mft": Slow()}},
+            "sampling rates of the background: 10, 19.1 Hz: allowed is one",
+        ),
+        (["nobody"], {}, "1 detectors are not known"),
+    ],
+)
+def test_faults_of_an_array_are_named(names, options, message):
+    with pytest.raises(CrabError, match=message):
+        background(names, SKY, 0, 10, **{"generator": PULSES, "seed": 3, **options})
+
+
 def test_adds_to_what_is_there(whole):
     sim = simulation(NAMES)
     sim.observations[0].tod += 1.0
@@ -286,6 +315,11 @@ FAULTS = [
         "environment = 'litebird': allowed are",
     ),
     ({}, {"realisation": -1}, "realisation = -1"),
+    ({}, {"realisation": 0.5}, "realisation = 0.5: allowed are integers >= 0"),
+    ({}, {"seed": -1}, "seed = -1: allowed are integers >= 0"),
+    ({}, {"threshold_sigma": 0.0}, "threshold_sigma = 0.0"),
+    ({}, {"before_s": -0.1}, "before_s = -0.1: allowed are numbers >= 0"),
+    ({}, {"after_s": np.inf}, "after_s = inf"),
     ({}, {"component": "name"}, "component = 'name'"),
     ({}, {"component": "cosmic rays"}, "component = 'cosmic rays'"),
     ({}, {"flag_value": 2**31}, "flag_value = 2147483648: .* 1 to 2147483647"),
