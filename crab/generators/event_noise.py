@@ -1,11 +1,14 @@
-"""Colour of the detectors' noise after the anti-alias filter and the decimation."""
+"""Noise of detectors after the anti-alias filter and the decimation."""
+
+from collections.abc import Callable
 
 import numpy as np
 
 from crab.generators.event_response import Grid
+from crab.generators.fine_grid import felt_places, filter_matrices, filtered, normal_blocks
 from crab.physics.sensors import Sensor
 
-_NOISE_REACH = 40  # samples on either side that make the noise's colour
+_NOISE_REACH = 32  # samples on either side that make the noise's colour
 _NOISE_POINTS = 4096
 _FOLDS = 2  # further ones are in the stop band
 _FINER = 16
@@ -60,3 +63,30 @@ def noise_taps(sensor: Sensor, grid: Grid) -> np.ndarray:
     # What is cut off takes no power with it.
     power = np.fft.irfft(amplitude**2, axis=1)[:, :1]
     return taps * np.sqrt(power / (taps**2).sum(axis=1, keepdims=True))
+
+
+class Noise:
+    """Noise of detectors, block by block.
+
+    Parameters
+    ----------
+    sensor : crab.physics.sensors.Sensor
+    grid : Grid
+    """
+
+    def __init__(self, sensor: Sensor, grid: Grid):
+        taps, self._group = np.unique(
+            noise_taps(sensor, grid).round(30), axis=0, return_inverse=True
+        )
+        self._matrices = [filter_matrices(own, 1) for own in taps]
+        self._n_next = taps.shape[1] - 1
+
+    def block(self, rng_of: Callable, length: int) -> np.ndarray:
+        """Noise of one block, float32, shape (n_det, length); `rng_of` as in `fine_grid`."""
+        n_det, n = len(self._group), felt_places(self._matrices[0], length)
+        white = normal_blocks(rng_of, n_det, length, self._n_next, n)
+        out = np.empty((n_det, length), dtype=np.float32)
+        for group, matrices in enumerate(self._matrices):
+            own = np.flatnonzero(self._group == group)
+            out[own] = filtered(white[own], matrices, length)
+        return out

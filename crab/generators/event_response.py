@@ -1,21 +1,27 @@
 """Known answers of a mission's detectors, on the output's grid: wafer and direct hits.
 
 Everything passes the anti-alias filter and the decimation of `crab.physics.readout`. The heat of
-the wafer is a sum of modes that all die out within some samples, so that a few time shapes serve
-them all. Hits on sensors are looked up by deposit and by their place between two samples.
+the wafer is a sum of modes that all die out within some samples, so that a few time shapes, each
+with a few patterns over the detectors, serve them all. Hits on sensors are looked up by deposit and
+by their place between two samples.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+from scipy import signal
 
+from crab.generators import fine_grid
+from crab.generators.fine_grid import PHASES
 from crab.physics import pulses, readout, tes, wafer
 from crab.physics.sensors import Sensor
 
-PHASES = 4  # places on the fine grid for each sample: events lie between two of them
 DIRECT_PHASES = 16
 _SHAPE_ERROR = 0.01  # rms of what more time shapes would add, as a share of the answer
+_PATTERN_ERROR = 0.003  # patterns below this share of the first are left out
 _TAIL = 1e-5  # share of a pulse's integral that is cut off
+_FINER = 16  # steps of an internal sample in which answers are averaged
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,9 @@ class Grid:
     def respond(self, integral, tail_s: float, n_phases: int) -> np.ndarray:
         """Output samples around an event, for its places after a sample.
 
+        Internal samples are means over their intervals, wherever in one the event comes: here is
+        the mean over all such places, as the grids of internal samples and of events are foreign.
+
         Parameters
         ----------
         integral : callable
@@ -56,48 +65,60 @@ class Grid:
 
         Returns
         -------
-        ndarray, shape (n_answers, n_phases, lead + 1 + n_after)
+        ndarray, shape (n_answers, n_phases, 2 lead + 2 + n_after)
         """
-        down, halo = self.decimate.down, self.decimate.halo
-        wanted = 2 * self.lead + 2 + int(np.ceil(tail_s / self.sample_s))
-        periods = -(-wanted // self.decimate.up)
         internal_s = 1 / self.internal_rate_hz
-        edges_s = (np.arange(periods * down + 2 * halo + 1) - halo - 0.5) * internal_s
-        rows = []
-        for phase in range(n_phases):
-            since_s = edges_s - (self.lead + phase / n_phases) * self.sample_s
-            means = np.diff(integral(since_s), axis=1) / internal_s
-            rows.append(self.decimate(means)[:, :wanted])
-        return np.stack(rows, axis=1)
+        finer = int(np.ceil(_FINER * self.sample_s / internal_s / n_phases))
+        step_s = self.sample_s / n_phases / finer
+        taps = self.decimate.taps
+        at_s = (np.arange(len(taps)) - len(taps) // 2) * internal_s / self.decimate.up
+        reach = int(np.ceil(at_s[-1] / step_s))
+        window = np.interp(np.arange(-reach, reach + 1) * step_s, at_s, taps, left=0, right=0)
+        window /= window.sum()
+        wanted = 2 * self.lead + 2 + int(np.ceil(tail_s / self.sample_s))
+        # From n_phases - 1 places before the first sample to the last one.
+        first = -(n_phases - 1) - self.lead * n_phases
+        n_places = wanted * n_phases
+        since_s = (np.arange(-reach, (n_places - 1) * finer + reach + 1) + first * finer) * step_s
+        means = integral(since_s + internal_s / 2) - integral(since_s - internal_s / 2)
+        fine = signal.oaconvolve(means / internal_s, window[None], "valid", axes=1)[:, ::finer]
+        return fine.reshape(len(fine), wanted, n_phases)[:, :, ::-1].transpose(0, 2, 1)
 
 
 @dataclass(frozen=True)
 class WaferResponse:
     """Answer of detectors to heat in their wafer.
 
+    A component is a time shape with a pattern over the detectors.
+
     Attributes
     ----------
     plate : crab.physics.wafer.Wafer
-    weights : ndarray of float32, shape (modes_per_axis, modes_per_axis, n_shapes * n_det)
-        Amplitude of each time shape in each detector for a deposit of 1 eV in each mode.
+    weights : ndarray of float32, shape (modes_per_axis, modes_per_axis, n_components)
+        Amplitude of each component for a deposit of 1 eV in each mode.
+    patterns : ndarray of float32, shape (n_det, n_components)
+    shape_of : ndarray of int, shape (n_components,)
+        Time shape of each component, ascending.
     shapes : ndarray, shape (n_shapes, n_fine)
-        On the fine grid, the event at place ``PHASES * (lead + 1) - 1``; corrected for events that
-        are shared out between the two nearest places of the grid.
+        On the fine grid, the event at place ``PHASES * (lead + 1) - 1``.
     mean_w : ndarray, shape (n_det, n_modes)
         Mean power for a mean of 1 eV/s in each mode.
     lead : int
         Samples.
-    white_gain : float
-        Brings white noise on every second place of the grid to the power that it would have
-        without the correction.
     """
 
     plate: wafer.Wafer
     weights: np.ndarray
+    patterns: np.ndarray
+    shape_of: np.ndarray
     shapes: np.ndarray
     mean_w: np.ndarray
     lead: int
-    white_gain: float
+
+    @cached_property
+    def matrices(self) -> list[np.ndarray]:
+        """Of `fine_grid.filter_matrices` for each time shape."""
+        return [fine_grid.filter_matrices(shape, PHASES) for shape in self.shapes]
 
     @property
     def tail(self) -> int:
@@ -105,13 +126,44 @@ class WaferResponse:
         return self.shapes.shape[1] // PHASES - self.lead
 
     def amplitudes(self, x_mm: np.ndarray, y_mm: np.ndarray, energy_ev: np.ndarray) -> np.ndarray:
-        """Amplitudes of time shapes, float32, shape (n, n_shapes * n_det)."""
+        """Amplitudes of components, float32, shape (n, n_components)."""
         side, per_axis = self.plate.side_mm, len(self.weights)
         along_x, along_y = (_cosines(np.asarray(v), side, per_axis) for v in (x_mm, y_mm))
         along_x *= np.asarray(energy_ev, dtype=np.float32)[:, None]
         n, n_out = len(along_x), self.weights.shape[2]
         modes = (along_x[:, :, None] * along_y[:, None, :]).reshape(n, per_axis**2)
         return modes @ self.weights.reshape(-1, n_out)
+
+    def n_places(self, length: int) -> int:
+        """Places of the fine grid that so many samples want."""
+        return fine_grid.felt_places(self.matrices[0], length)
+
+    def first_sample(self) -> float:
+        """Time of the first of these places in samples after the first sample."""
+        return self.lead + 1 - self.shapes.shape[1] / PHASES
+
+    def add(self, places: np.ndarray, sample: np.ndarray, amplitudes: np.ndarray) -> None:
+        """Add events to places of the fine grid.
+
+        Parameters
+        ----------
+        places : ndarray of float32, shape (n_components, n_places)
+            Changed in place.
+        sample : ndarray, shape (n,)
+            Time of each event in samples after the first one; may lie outside.
+        amplitudes : ndarray of float32, shape (n, n_components)
+        """
+        at = (sample - self.first_sample()) * PHASES
+        fine_grid.share_out(places, at, amplitudes)
+
+    def samples(self, places: np.ndarray, length: int) -> np.ndarray:
+        """Output samples of all detectors, float32, shape (n_det, length)."""
+        edges = np.searchsorted(self.shape_of, np.arange(len(self.shapes) + 1))
+        parts = [
+            fine_grid.filtered(places[a:b], matrices, length)
+            for a, b, matrices in zip(edges[:-1], edges[1:], self.matrices, strict=True)
+        ]
+        return self.patterns @ np.concatenate(parts)
 
 
 def _cosines(at_mm, side_mm: float, n: int) -> np.ndarray:
@@ -167,20 +219,25 @@ def wafer_response(plate: wafer.Wafer, sensor: Sensor, detectors, grid: Grid) ->
     # fine = (left size / felt) right
     parts = left[:, :n_shapes] * size[:n_shapes] / felt[:, None]
     weights = share[:, :, None] * parts[None]  # (n_det, n_modes, n_shapes)
+    patterns, scaled = [], []
+    for shape in range(n_shapes):
+        modes, strength, pattern = np.linalg.svd(weights[:, :, shape].T, full_matrices=False)
+        scaled.append(modes * strength)
+        patterns.append(pattern.T)
+    strength = np.linalg.norm(scaled, axis=1)  # (n_shapes, n_patterns): shapes are of length 1
+    shape_of, which = np.nonzero(strength > _PATTERN_ERROR * strength.max())
     per_axis = round(len(rate) ** 0.5)
-    weights = weights.transpose(1, 2, 0).reshape(per_axis, per_axis, -1)
-    shapes = right[:n_shapes]
-    n = 4 * shapes.shape[1]
-    # Between two places an event loses high frequencies: mean of |(1 - f) + f exp(-i w)|^2 over f.
-    lost = np.sqrt(1 - (1 - np.cos(2 * np.pi * np.fft.rfftfreq(n))) / 3)
-    corrected = np.fft.irfft(np.fft.rfft(shapes, n) / lost, n)[:, : shapes.shape[1]]
+    own = np.stack([scaled[s][:, k] for s, k in zip(shape_of, which, strict=True)], axis=1)
     return WaferResponse(
         plate=plate,
-        weights=weights.astype(np.float32),
-        shapes=corrected,
+        weights=own.reshape(per_axis, per_axis, -1).astype(np.float32),
+        patterns=np.stack(
+            [patterns[s][:, k] for s, k in zip(shape_of, which, strict=True)], axis=1
+        ).astype(np.float32),
+        shape_of=shape_of,
+        shapes=right[:n_shapes],
         mean_w=share,
         lead=grid.lead,
-        white_gain=float(np.sqrt((shapes[0] ** 2).sum() / (corrected[0] ** 2).sum())),
     )
 
 
@@ -241,10 +298,11 @@ class DirectResponse:
                 (1 - part) * self.rows[upper, phase] + part * self.rows[upper, phase + 1]
             )
         pulse *= energy
-        at = whole[:, None] - self.lead + np.arange(pulse.shape[1])
-        own = (at >= 0) & (at < out.shape[1])
-        flat = (np.asarray(detector)[:, None] * out.shape[1] + at)[own]
-        np.add.at(out.reshape(-1), flat, pulse[own].astype(np.float32))
+        n_pulse, n_samples = pulse.shape[1], out.shape[1]
+        for first, row, own in zip(whole - self.lead, detector, pulse, strict=True):
+            low, high = max(first, 0), min(first + n_pulse, n_samples)
+            if low < high:
+                out[row, low:high] += own[low - first : high - first]
 
 
 def direct_response(mission, sensor: Sensor, grid: Grid, largest_ev: float) -> DirectResponse:

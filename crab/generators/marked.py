@@ -17,23 +17,20 @@ from typing import NamedTuple, Self
 
 import numpy as np
 import xarray as xr
-from numpy.lib.stride_tricks import as_strided
-from scipy.sparse import csc_array
 from threadpoolctl import threadpool_limits
 
 from crab import params, seeds
 from crab.errors import CrabError
-from crab.generators import event_noise, event_response, files
+from crab.generators import event_response, files
 from crab.generators.event_flux import Flux, Rates
-from crab.generators.event_response import PHASES
+from crab.generators.event_noise import Noise
 from crab.generators.marks import Sampler
 from crab.generators.small_events import SmallEvents
 from crab.generators.splines import Scale
 from crab.params import Environment, Mission
 from crab.physics import readout, sensors, wafer
 
-_BINS = 64  # of a block: rates are constant within each
-_PIECE = 64  # samples that one product of matrices makes
+_BINS = 128  # of a block: rates are constant within each
 
 
 class Events(NamedTuple):
@@ -70,7 +67,7 @@ class MarkedEvents:
     """
 
     windowed = False
-    block_samples = 8192
+    block_samples = 16384
 
     def __init__(
         self,
@@ -176,25 +173,13 @@ class MarkedEvents:
         CrabError
             For an unknown environment or a negative start or length.
         """
-        flux = self._flux(environment)
-        for key, value in (("start_sample", start_sample), ("n_samples", n_samples)):
-            if value < 0:
-                raise CrabError(f"{key} = {value}: allowed are integers >= 0")
-        tod = np.empty((self.detectors.sizes["detector"], n_samples), dtype=np.float32)
-        stop, length = start_sample + n_samples, self.block_samples
-        blocks = range(start_sample // length, -(-stop // length)) if n_samples else range(0)
+        return self._sample(environment, start_sample, n_samples, seed, with_noise=True)
 
-        def fill(block: int) -> None:
-            low, high = max(start_sample, block * length), min(stop, (block + 1) * length)
-            part = self._block(flux, block, seed)
-            tod[:, low - start_sample : high - start_sample] = part[
-                :, low - block * length : high - block * length
-            ]
-
-        # One thread each for products of matrices, whose sums else depend on how many there are.
-        with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            list(pool.map(fill, blocks))
-        return tod
+    def background(
+        self, environment: str, start_sample: int, n_samples: int, seed: int
+    ) -> np.ndarray:
+        """As `sample`, without the noise of the detectors: the same events, bit for bit."""
+        return self._sample(environment, start_sample, n_samples, seed, with_noise=False)
 
     def events(self, environment: str, block: int, seed: int) -> Events:
         """Events that a block of samples feels.
@@ -212,7 +197,30 @@ class MarkedEvents:
             From `reach` samples before the block to its end and what the filter sees beyond.
         """
         flux = self._flux(environment)
-        return self._events(flux, block, seed)
+        return self._events(flux, self._fluxes_cm2(flux, block), block, seed)
+
+    def _sample(self, environment, start_sample, n_samples, seed, with_noise) -> np.ndarray:
+        flux = self._flux(environment)
+        for key, value in (("start_sample", start_sample), ("n_samples", n_samples)):
+            if value < 0:
+                raise CrabError(f"{key} = {value}: allowed are integers >= 0")
+        tod = np.empty((self.detectors.sizes["detector"], n_samples), dtype=np.float32)
+        stop, length = start_sample + n_samples, self.block_samples
+        blocks = range(start_sample // length, -(-stop // length)) if n_samples else range(0)
+
+        def fill(block: int) -> None:
+            low, high = max(start_sample, block * length), min(stop, (block + 1) * length)
+            part = self._block(flux, block, seed)
+            if with_noise:
+                part += self._noise(flux, block, seed)
+            tod[:, low - start_sample : high - start_sample] = part[
+                :, low - block * length : high - block * length
+            ]
+
+        # One thread each for products of matrices, whose sums else depend on how many there are.
+        with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            list(pool.map(fill, blocks))
+        return tod
 
     def _flux(self, name: str) -> Flux:
         if name not in self._fluxes:
@@ -248,20 +256,23 @@ class MarkedEvents:
             plate = wafer.build(mission.geometry, mission.wafer_thermal)
             self._wafer = event_response.wafer_response(plate, sensor, table, grid)
             self._small = SmallEvents(self._wafer, self.record["tables"]["small"], grid.sample_s)
-            self._products = [_toeplitz(s, PHASES) for s in self._wafer.shapes]
             self.reach = (max(self.reach[0], self._wafer.tail + 1), self.reach[1])
-        taps = event_noise.noise_taps(sensor, grid)
-        self._noise_reach = taps.shape[1] - 1
-        taps, self._noise_group = np.unique(taps.round(30), axis=0, return_inverse=True)
-        self._noise_products = [_toeplitz(t, 1) for t in taps]
+        self._detector_noise = Noise(sensor, grid)
         self._sensor = sensor
 
     def _block(self, flux: Flux, block: int, seed: int) -> np.ndarray:
-        start = block * self.block_samples
-        found = self._events(flux, block, seed)
-        out = self._noise(flux, block, seed)
-        if self._wafer is not None:
-            out += self._heat(flux, found, block, seed).T
+        """Background of one block, float32, shape (n_det, block_samples)."""
+        start, length = block * self.block_samples, self.block_samples
+        fluxes_cm2 = self._fluxes_cm2(flux, block)
+        found = self._events(flux, fluxes_cm2, block, seed)
+        n_det = self.detectors.sizes["detector"]
+        level_w = np.repeat(-self._mean_w(flux)[:, None], _BINS, axis=1)
+        if self._wafer is None:
+            out = np.zeros((n_det, length), dtype=np.float32)
+        else:
+            moments = self._small.moments(*(part[:_BINS] for part in fluxes_cm2))
+            out = self._heat(flux, found, moments, block, seed)
+            level_w += self._small.level_w(moments)
         present = self.rates.kinds[found.kind, self._first_slot :]
         which, slot = np.nonzero(present)
         if len(which):
@@ -275,87 +286,71 @@ class MarkedEvents:
                 found.marks[which, self._first_slot + slot],
                 found.sample[which] - start,
             )
-        out -= self._mean_w(flux)[:, None].astype(np.float32)
+        bins = out.reshape(n_det, _BINS, -1)  # a view
+        bins += level_w.astype(np.float32)[:, :, None]
         return out
 
-    def _events(self, flux: Flux, block: int, seed: int) -> Events:
+    @property
+    def _bin_samples(self) -> int:
+        return self.block_samples // _BINS
+
+    @property
+    def _n_next(self) -> int:
+        """Bins of the next block that the last samples of a block feel."""
+        return -(-sum(self.reach) // self._bin_samples)
+
+    def _fluxes_cm2(self, flux: Flux, block: int) -> tuple[np.ndarray, np.ndarray]:
+        """Quiet and solar flux in the bins of a block and the first ones of the next.
+
+        A block begins when its first sample feels events.
+        """
+        middle = np.arange(block * _BINS, (block + 1) * _BINS + self._n_next) + 0.5
+        return flux.at((middle * self._bin_samples - self.reach[0]) * self._grid.sample_s)
+
+    def _events(self, flux: Flux, fluxes_cm2: tuple, block: int, seed: int) -> Events:
         # All of this block, and of the next one the bins that the last samples feel.
-        edge = self.block_samples / _BINS
-        n_next = -(-sum(self.reach) // edge)
         parts = [
-            self._times(flux, b, seed, int(n)) for b, n in ((block, _BINS), (block + 1, n_next))
+            self._times(flux, [part[own] for part in fluxes_cm2], b, seed)
+            for b, own in ((block, slice(_BINS)), (block + 1, slice(_BINS, None)))
         ]
-        sample, kind, ln_flux, solar, chosen, normal = (
+        sample, kind, ln_flux, solar, chosen, marks = (
             np.concatenate(column) for column in zip(*parts, strict=True)
         )
         context = self.rates.context(kind, ln_flux, solar)
-        marks = self.sampler.draw(context, self.rates.kinds[kind], normal)
+        marks = self.sampler.draw(context, self.rates.kinds[kind], marks)
         detector = (chosen * self.detectors.sizes["detector"]).astype(np.int64)
         return Events(sample, kind, marks, detector)
 
-    def _times(self, flux: Flux, block: int, seed: int, n_bins: int) -> tuple:
+    def _times(self, flux: Flux, fluxes_cm2: list, block: int, seed: int) -> tuple:
         """Times, kinds and random numbers of the events in the first bins of one block."""
         n_kinds, n_marks = self.rates.kinds.shape
-        edge = self.block_samples / _BINS
-        quiet, solar = flux.at(self._bins_s(block))
-        rates_hz = self.rates.at(quiet, solar, self.detectors.sizes["detector"])
-        rng = self._rng(flux, seed, "events", block)
-        # Bin by bin, so that the events of the first bins take the first numbers.
-        counts = rng.poisson(rates_hz.transpose(1, 0, 2) * (edge * self._grid.sample_s))
-        counts = counts[:n_bins].ravel()
+        edge = self._bin_samples
+        rates_hz = self.rates.at(*fluxes_cm2, self.detectors.sizes["detector"])
+        # Bin by bin, so that those of the first bins come first whoever asks for how many.
+        rng = self._rng(flux, seed, "counts", block)
+        counts = rng.poisson(rates_hz.transpose(1, 0, 2) * (edge * self._grid.sample_s)).ravel()
         place = np.repeat(np.arange(len(counts)), counts)
         of_bin, rest = np.divmod(place, 2 * n_kinds)
         is_solar, kind = np.divmod(rest, n_kinds)
-        within, chosen = rng.random((len(kind), 2)).T
+        within, chosen = self._rng(flux, seed, "events", block).random((len(kind), 2)).T
         sample = block * self.block_samples - self.reach[0] + (of_bin + within) * edge
-        normal = self._rng(flux, seed, "marks", block).standard_normal(
+        drawn = self._rng(flux, seed, "marks", block).standard_normal(
             (len(kind), n_marks), dtype=np.float32
         )
-        return sample, kind, np.log(quiet)[of_bin], is_solar.astype(bool), chosen, normal
+        return sample, kind, np.log(fluxes_cm2[0])[of_bin], is_solar.astype(bool), chosen, drawn
 
-    def _bins_s(self, block: int) -> np.ndarray:
-        """Middle times of the bins of a block, which begins when its first sample feels events."""
-        edge = self.block_samples / _BINS
-        start = block * self.block_samples - self.reach[0]
-        return (start + (np.arange(_BINS) + 0.5) * edge) * self._grid.sample_s
-
-    def _heat(self, flux: Flux, found: Events, block: int, seed: int) -> np.ndarray:
-        """Wafer's part, shape (n_samples, n_det)."""
+    def _heat(self, flux: Flux, found: Events, moments, block: int, seed: int) -> np.ndarray:
+        """Wafer's part without the mean of the small events, shape (n_det, block_samples)."""
         response, length = self._wafer, self.block_samples
-        n_fine, n_shapes = response.shapes.shape[1], len(response.shapes)
-        # The first place that the block's first sample feels.
-        first = (block * length + response.lead + 1) * PHASES - n_fine
-        n_places = (length - 1) * PHASES + n_fine
+
+        def rng_of(k):
+            return self._rng(flux, seed, "small", block + k)
+
+        places = self._small.places(moments, rng_of, length, response.n_places(length))
         ln_ev, x_mm, y_mm, own = self._deposits(found)
-        place = found.sample[own] * PHASES - first
-        inside = (place >= 0) & (place < n_places - 1)
-        place = place[inside]
-        amplitudes = response.amplitudes(x_mm[inside], y_mm[inside], np.exp(ln_ev[inside]))
-        left = place.astype(np.int32)
-        part = (place - left).astype(np.float32)
-        share = csc_array(
-            (
-                np.stack([1 - part, part], axis=1).ravel(),
-                np.stack([left, left + 1], axis=1).ravel(),
-                np.arange(0, 2 * len(place) + 1, 2, dtype=np.int32),
-            ),
-            shape=(n_places, len(place)),
-        )
-        places = share @ amplitudes
-        moments = self._small.moments(*flux.at(self._bins_s(block)))
-        self._small.add(
-            places,
-            moments,
-            lambda k: self._rng(flux, seed, "small", block + k),
-            length,
-            response.white_gain,
-        )
-        n_det = places.shape[1] // n_shapes
-        out = 0.0
-        for shape, product in enumerate(self._products):
-            own = np.ascontiguousarray(places[:, shape * n_det : (shape + 1) * n_det])
-            out = out + _pieces(product, own, length, PHASES)
-        return out + self._small.level_w(moments, length)
+        amplitudes = response.amplitudes(x_mm, y_mm, np.exp(ln_ev))
+        response.add(places, found.sample[own] - block * length, amplitudes)
+        return response.samples(places, length)
 
     def _deposits(self, found: Events) -> tuple:
         """Deposits in the wafer: logarithm of eV, place, and which events they belong to."""
@@ -372,18 +367,10 @@ class MarkedEvents:
         return *(np.concatenate(c) for c in columns), np.concatenate([one, other])
 
     def _noise(self, flux: Flux, block: int, seed: int) -> np.ndarray:
-        length, n_det = self.block_samples, self.detectors.sizes["detector"]
-        white = np.concatenate(
-            [
-                self._rng(flux, seed, "noise", b).standard_normal((n, n_det), dtype=np.float32)
-                for b, n in ((block, length), (block + 1, self._noise_reach))
-            ]
+        """Noise of the detectors in one block, float32, shape (n_det, block_samples)."""
+        return self._detector_noise.block(
+            lambda k: self._rng(flux, seed, "noise", block + k), self.block_samples
         )
-        out = np.empty((n_det, length), dtype=np.float32)
-        for group, product in enumerate(self._noise_products):
-            own = np.flatnonzero(self._noise_group == group)
-            out[own] = _pieces(product, np.ascontiguousarray(white[:, own]), length, 1).T
-        return out
 
     def _mean_w(self, flux: Flux) -> np.ndarray:
         """What is taken off: the mean of the wafer's part in the environment's quiet flux."""
@@ -403,26 +390,3 @@ class MarkedEvents:
     def _rng(self, flux: Flux, seed: int, stream: str, block: int) -> np.random.Generator:
         labels = (self.record["mission"], flux.name, self.mission.instrument.wafer, self.name)
         return seeds.rng(seed, *labels, stream, block=block)
-
-
-def _toeplitz(taps: np.ndarray, step: int) -> np.ndarray:
-    """Matrix that makes a piece of samples from the places that it feels, float32."""
-    n = (_PIECE - 1) * step + len(taps)
-    out = np.zeros((_PIECE, n), dtype=np.float32)
-    for sample in range(_PIECE):
-        out[sample, sample * step : sample * step + len(taps)] = taps[::-1]
-    return out
-
-
-def _pieces(product: np.ndarray, places: np.ndarray, length: int, step: int) -> np.ndarray:
-    """Filter and take every ``step``-th: shape (n_places, n_det) to (length, n_det)."""
-    n_det = places.shape[1]
-    pieces = length // _PIECE
-    row = places.strides[0]
-    windows = as_strided(
-        places,
-        (pieces, product.shape[1], n_det),
-        (row * _PIECE * step, row, places.strides[1]),
-        writeable=False,
-    )
-    return (product @ windows).reshape(length, n_det)

@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 import xarray as xr
 
-from crab import io
+from crab import io, schema
 from crab.errors import CrabError
 from crab.generators.baselines import make_record
 from crab.generators.requests import check_request
@@ -124,10 +124,21 @@ class EventBaseline:
         CrabError
             For another environment or a negative start or length.
         """
+        return self._parts(environment, start_sample, n_samples, seed)["tod"]
+
+    def background(
+        self, environment: str, start_sample: int, n_samples: int, seed: int
+    ) -> np.ndarray:
+        """As `sample`, without the noise of the detectors: the same events."""
+        parts = self._parts(environment, start_sample, n_samples, seed)
+        return parts["tod_wafer"] + parts["tod_direct"]
+
+    def _parts(self, environment, start_sample, n_samples, seed) -> dict[str, np.ndarray]:
         check_request(self.name, self.record, environment, start_sample, n_samples)
         if n_samples == 0:
-            return np.empty((len(self.record["detectors"]), 0), dtype=np.float32)
-        return self._simulator(seed).samples(start_sample, n_samples)["tod"]
+            empty = np.empty((len(self.record["detectors"]), 0), dtype=np.float32)
+            return dict.fromkeys(("tod", *schema.PARTS), empty)
+        return self._simulator(seed).samples(start_sample, n_samples)
 
     def _simulator(self, seed: int) -> Simulator:
         prepared = self._prepared

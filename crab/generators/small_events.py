@@ -2,17 +2,19 @@
 
 Campbell's theorem (Rice 1944, Bell Syst. Tech. J. 23, 282): a sum of independent events at rate r
 with amplitudes A has the cumulants r <A>, r <A A'>, r <A A' A''>. The numbers drawn here have the
-first two of all detectors, and the third along each principal direction, on a grid of twice the
-output's rate, which is white as the events are.
+first two of all detectors, and the third along each principal direction, on the fine grid of twice
+the output's rate, where they are white as the events are.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 
 from crab.generators.event_flux import Flux, interpolate
-from crab.generators.event_response import PHASES, WaferResponse
+from crab.generators.event_response import WaferResponse
+from crab.generators.fine_grid import PHASES, normal_blocks
 
 _KEPT = 0.999  # share of the variance that the principal directions carry
-_EVERY = PHASES // 2  # places of the fine grid from one number to the next
 _LARGEST_SKEWNESS = 2.7  # a square of a normal number has 8^(1/2)
 
 
@@ -42,7 +44,7 @@ class SmallEvents:
         # W for 1 eV/s, deposits below and above the threshold.
         self._mean_w = flat[:, 0] @ response.plate.shapes(x, y) @ response.mean_w.T
         amplitude = response.amplitudes(x, y, np.ones(len(x))).astype(float)
-        interval_s = sample_s / 2
+        interval_s = sample_s / PHASES
         covariance = interval_s * (amplitude.T * flat[0, 1]) @ amplitude
         size, vectors = np.linalg.eigh(covariance)
         size, vectors = size[::-1], vectors[:, ::-1]
@@ -51,7 +53,9 @@ class SmallEvents:
         third = interval_s * flat[0, 2] @ (amplitude @ vectors) ** 3
         # For second and third moments of 1 eV^2/s and 1 eV^3/s.
         self._skewness = third / size**1.5
-        self._mix = (np.sqrt(size) * vectors).T
+        self._mix = (np.sqrt(size) * vectors).astype(np.float32)
+        # Places of the next block that this one feels.
+        self._n_next = response.shapes.shape[1] - PHASES
 
     def moments(self, quiet_cm2: np.ndarray, solar_cm2: np.ndarray) -> np.ndarray:
         """Rate times powers of the deposit, shape (2, n_orders, n): below and above."""
@@ -66,45 +70,43 @@ class SmallEvents:
         first = self._quiet(flux.span_cm2)[:, 0].mean(axis=1)
         return first @ self._mean_w
 
-    def add(self, places, moments, rng_of, length: int, white_gain: float) -> None:
-        """Add the process to places of the fine grid.
+    def places(self, moments, rng_of: Callable, length: int, n_places: int) -> np.ndarray:
+        """The process on the fine grid.
 
         Parameters
         ----------
-        places : ndarray of float32, shape (n_places, n_shapes * n_det)
-            Changed in place; ``length * PHASES`` of them belong to the block, the others to the
-            start of the next one.
         moments : ndarray, shape (2, n_orders, n_bins)
             Of `moments` for the bins of the block.
         rng_of : callable
             0 or 1, for this block or the next one, to its generator of random numbers.
         length : int
             Samples of a block.
-        white_gain : float
-            See `crab.generators.event_response.WaferResponse`.
+        n_places : int
+            ``length * PHASES`` of them belong to the block, the others to the start of the next.
+
+        Returns
+        -------
+        ndarray of float32, shape (n_components, n_places)
         """
-        per_block, n = length * PHASES // _EVERY, -(-len(places) // _EVERY)
-        shape = len(self._mix)
-        z = np.concatenate(
-            [
-                rng_of(k).standard_normal((many, shape), dtype=np.float32)
-                for k, many in enumerate((per_block, n - per_block))
-            ]
-        )
+        per_block = length * PHASES
+        z = normal_blocks(rng_of, self._mix.shape[1], per_block, self._n_next, n_places)
         second, third = moments[0, 1], moments[0, 2]
         spread = second.mean() ** 1.5
         if spread > 0:
-            bend = bent(self._skewness * third.mean() / spread).astype(np.float32)
-            z = np.sqrt(1 - 2 * bend**2) * z + bend * (z * z - 1)
+            bend = bent(self._skewness * third.mean() / spread).astype(np.float32)[:, None]
+            squared = z * z
+            squared -= 1
+            squared *= bend
+            z *= np.sqrt(1 - 2 * bend**2)
+            z += squared
         each = per_block // len(second)
-        index = np.minimum(np.arange(n) // each, len(second) - 1)
-        z *= (np.sqrt(second) * white_gain).astype(np.float32)[index, None]
-        places[::_EVERY] += z @ self._mix.astype(np.float32)
+        index = np.minimum(np.arange(n_places) // each, len(second) - 1)
+        z *= np.sqrt(second).astype(np.float32)[index]
+        return self._mix @ z
 
-    def level_w(self, moments: np.ndarray, length: int) -> np.ndarray:
-        """Mean of the small deposits over a block, float32, shape (length, n_det)."""
-        level = np.outer(moments[0, 0], self._mean_w[0]).astype(np.float32)
-        return np.repeat(level, length // len(level), axis=0)
+    def level_w(self, moments: np.ndarray) -> np.ndarray:
+        """Mean of the small deposits in each bin of a block, shape (n_det, n_bins)."""
+        return np.outer(self._mean_w[0], moments[0, 0])
 
 
 def bent(skewness: np.ndarray) -> np.ndarray:

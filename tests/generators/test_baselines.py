@@ -477,6 +477,27 @@ def test_events_covariance_is_rate_times_integral_of_products(sky, simulated, ho
     np.testing.assert_array_less(np.abs(products.mean(axis=-1) - expected), 4 * error)
 
 
+def test_events_background_is_the_sample_without_noise(events, simulated):
+    """What is left is the noise of the detectors: its variance, and no correlation between them.
+
+    The variance of n nearly independent numbers is known to sqrt(2/n), a correlation to 1/sqrt(n).
+    """
+    n = 20_000
+    whole = events.sample("steady", 3000, n, SEED).astype(float)
+    rays = events.background("steady", 3000, n, SEED)
+    assert rays.shape == (4, n) and rays.dtype == np.float32
+    noise = whole - rays
+    expected = simulated["tod_noise"].values.astype(float).var(axis=1)  # 5730 samples
+    np.testing.assert_allclose(noise.var(axis=1), expected, rtol=5 * np.sqrt(2 / 5730))
+    off = np.corrcoef(noise)[~np.eye(4, dtype=bool)]
+    assert np.abs(off).max() < 5 / np.sqrt(n)
+    parts = events._simulator(SEED).samples(3000, n)
+    np.testing.assert_allclose(noise, parts["tod_noise"], atol=2e-7 * np.abs(whole).max())
+    assert events.background("steady", 5, 0, SEED).shape == (4, 0)
+    with pytest.raises(CrabError, match="solar_min_2009"):
+        events.background("solar_min_2009", 0, 10, SEED)
+
+
 def test_events_in_any_cut_are_the_same_bits(events, hour):
     """Across chunks of the simulator, also after another seed was asked for."""
     other = events.sample("steady", 5000, 100, SEED + 1)
