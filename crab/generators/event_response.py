@@ -129,10 +129,9 @@ class WaferResponse:
         """Amplitudes of components, float32, shape (n, n_components)."""
         side, per_axis = self.plate.side_mm, len(self.weights)
         along_x, along_y = (_cosines(np.asarray(v), side, per_axis) for v in (x_mm, y_mm))
-        along_x *= np.asarray(energy_ev, dtype=np.float32)[:, None]
-        n, n_out = len(along_x), self.weights.shape[2]
-        modes = (along_x[:, :, None] * along_y[:, None, :]).reshape(n, per_axis**2)
-        return modes @ self.weights.reshape(-1, n_out)
+        along_x *= np.asarray(energy_ev, dtype=np.float32)
+        modes = (along_x[:, None] * along_y[None]).reshape(per_axis**2, -1)
+        return (self.weights.reshape(per_axis**2, -1).T @ modes).T
 
     def n_places(self, length: int) -> int:
         """Places of the fine grid that so many samples want."""
@@ -167,17 +166,17 @@ class WaferResponse:
 
 
 def _cosines(at_mm, side_mm: float, n: int) -> np.ndarray:
-    """Normalised cosine modes of one axis by the recurrence of Chebyshev's polynomials."""
-    out = np.empty((len(at_mm), n), dtype=np.float32)
-    out[:, 0] = 1
+    """Normalised cosine modes of one axis, shape (n, ...), by Chebyshev's recurrence."""
+    out = np.empty((n, len(at_mm)), dtype=np.float32)
+    out[0] = 1
     if n > 1:
         twice = 2 * np.cos(
             np.pi * (at_mm.astype(np.float32) / np.float32(side_mm) + np.float32(0.5))
         )
-        out[:, 1] = twice / 2
+        out[1] = twice / 2
         for k in range(2, n):
-            out[:, k] = twice * out[:, k - 1] - out[:, k - 2]
-        out[:, 1:] *= np.float32(np.sqrt(2))
+            out[k] = twice * out[k - 1] - out[k - 2]
+        out[1:] *= np.float32(np.sqrt(2))
     return out
 
 

@@ -151,13 +151,17 @@ class Sampler:
         self._layers = [layers[mark] for mark in range(len(scales))]
 
     def parameters(self, mark: int, x: np.ndarray) -> np.ndarray:
-        """Spline of one mark for inputs of shape (n, n_context + mark)."""
-        *hidden, (kernel, bias) = self._layers[mark]
-        for weights, shift in hidden:
-            x = x @ weights
-            x += shift
+        """Spline of one mark for inputs of shape (n, n_context + mark), in Fortran's order."""
+        # Events side by side in memory: what is done to each number is then done to many at once.
+        x = x.T
+        for weights, shift in self._layers[mark][:-1]:
+            x = weights.T @ x
+            x += shift[:, None]
             np.maximum(x, np.float32(0.2) * x, out=x)
-        return x @ kernel + bias
+        kernel, bias = self._layers[mark][-1]
+        x = kernel.T @ x
+        x += bias[:, None]
+        return x.T
 
     def draw(self, context: np.ndarray, present: np.ndarray, normal: np.ndarray) -> np.ndarray:
         """Marks of events.
@@ -175,18 +179,19 @@ class Sampler:
             0 where there is none.
         """
         n_context, n_marks = context.shape[1], present.shape[1]
-        x = np.zeros((len(context), n_context + n_marks), dtype=np.float32)
-        x[:, :n_context] = context
+        x = np.zeros((n_context + n_marks, len(context)), dtype=np.float32)
+        x[:n_context] = context.T
         marks = np.zeros((len(context), n_marks), dtype=np.float32)
         for mark in range(n_marks):
             own = np.flatnonzero(present[:, mark])
             if not len(own):
                 continue
-            parameters = self.parameters(mark, x[own, : n_context + mark])
-            z = inverse_spline(parameters, normal[own, mark])
-            x[own, n_context + mark] = z
+            before = np.take(x[: n_context + mark], own, axis=1)
+            z = inverse_spline(self.parameters(mark, before.T), normal[own, mark])
+            x[n_context + mark, own] = z
             marks[own, mark] = self.scales[mark].inverse(z)
             if self.solar is not None:
-                other = x[own, 1] != 0
-                marks[own[other], mark] = self.solar[mark].inverse(z[other])
+                other = np.flatnonzero(before[1])
+                if len(other):
+                    marks[own[other], mark] = self.solar[mark].inverse(z[other])
         return marks

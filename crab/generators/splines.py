@@ -151,33 +151,38 @@ def inverse_spline(parameters: np.ndarray, u: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     parameters : ndarray, shape (n, 3 k - 1)
+        Fastest in Fortran's order, as of `crab.generators.marks.Sampler.parameters`.
     u : ndarray, shape (n,)
 
     Returns
     -------
     ndarray, shape (n,)
     """
-    n_bins = (parameters.shape[1] + 1) // 3
+    n, n_bins = len(u), (parameters.shape[1] + 1) // 3
     u = np.clip(u, -BOUND, BOUND)
-    edges = [
-        np.cumsum(_shares(parameters[:, k * n_bins : (k + 1) * n_bins], np), axis=1)
-        for k in range(2)
-    ]
+    edges = []
+    for k in range(2):
+        shares = _shares(parameters[:, k * n_bins : (k + 1) * n_bins], np).T
+        edge = np.zeros((n_bins + 1, n), dtype=shares.dtype)
+        for left, share, right in zip(edge[:-1], shares, edge[1:], strict=True):
+            np.add(left, share, out=right)
+        edges.append(edge.reshape(-1))
     place = (u + BOUND) * (1 / (2 * BOUND))
-    bins = (edges[1][:, :-1] <= place[:, None]).sum(axis=1)
-    first = np.arange(len(u)) * n_bins + bins
+    bins = np.zeros(n, dtype=np.int8)
+    for edge in edges[1].reshape(-1, n)[1:-1]:
+        bins += (edge <= place).view(np.int8)
+    at = bins * np.intp(n) + np.arange(n)
 
     def ends(edge):
-        flat = edge.reshape(-1)
-        left = np.where(bins > 0, flat[np.maximum(first - 1, 0)], 0)
-        return left * (2 * BOUND) - BOUND, (flat[first] - left) * (2 * BOUND)
+        left = edge[at]
+        return left * (2 * BOUND) - BOUND, (edge[at + n] - left) * (2 * BOUND)
 
     (x0, width), (y0, height) = (ends(edge) for edge in edges)
-    at = np.arange(len(u)) * parameters.shape[1] + 2 * n_bins + bins
-    flat = parameters.reshape(-1)
-    last = parameters.size - 1
-    d0 = np.where(bins > 0, _slopes(flat[np.minimum(at - 1, last)], np), 1)
-    d1 = np.where(bins < n_bins - 1, _slopes(flat[np.minimum(at, last)], np), 1)
+    # Slopes are at the inner edges.
+    inner = parameters.T[2 * n_bins :].reshape(-1)
+    last = len(inner) - 1
+    d0 = np.where(bins > 0, _slopes(inner[np.maximum(at - n, 0)], np), 1)
+    d1 = np.where(bins < n_bins - 1, _slopes(inner[np.minimum(at, last)], np), 1)
     slope = height / width
     dy = u - y0
     bend = dy * (d0 + d1 - 2 * slope)
