@@ -1,111 +1,210 @@
 """Row 12 of the scorecard: what maps, spectra and r say of a generated background."""
 
+from typing import NamedTuple
+
 import numpy as np
 import xarray as xr
 
 from crab.errors import CrabError
-from crab.impact import spectra, tensor
+from crab.impact import spectra, splits, tensor
+from crab.impact.spectra import Level
 from crab.metrics.windows import Estimate
 
-MUST, GOAL = 0.10, 0.02
-_ELL_MIN = 4
+N_BANDS = 4
+AGREE_P, AGREE_ERRORS = 0.01, 3.0
+SPECTRA = ("tt", "ee", "bb")
 
 
-def map_rows(
-    generated: xr.Dataset,
-    monte_carlo: xr.Dataset,
-    real_vs_real: tuple[xr.Dataset, xr.Dataset] | None,
+class MapNumbers(NamedTuple):
+    """What maps of one cube say.
+
+    Attributes
+    ----------
+    detectors : list of str
+    sampling_rate_hz : float
+    channels : list of str
+    bands : dict of str to ndarray, shape (n_channel, n_block, n_band)
+        Binned spectra ``tt``, ``ee``, ``bb`` of maps of stretches of time, uK^2.
+    levels : dict of str to ndarray, shape (n_channel, n_block)
+        Their means over all modes.
+    delta_r : Level
+        Bias of r from an auto-spectrum, whole focal plane, channels apart.
+    loss : float
+        Share of samples left out.
+    """
+
+    detectors: list[str]
+    sampling_rate_hz: float
+    channels: list[str]
+    bands: dict[str, np.ndarray]
+    levels: dict[str, np.ndarray]
+    delta_r: Level
+    loss: float
+
+
+def map_numbers(
+    cube: xr.Dataset,
     telescope: str,
     *,
+    parts: tuple[str, ...] = ("tod",),
     nside: int = 16,
-    n_sigma: float = 5.0,
-) -> dict[str, tuple[Estimate, Estimate]]:
-    """How far a generated background is from the Monte Carlo, in maps.
+    n_sigma: float = 0.0,
+    n_blocks: int = 10,
+) -> MapNumbers:
+    """Map a cube, stretch by stretch, and follow it to r.
 
     Parameters
     ----------
-    generated, monte_carlo : xarray.Dataset
-        TOD cubes of the same detectors and sampling rate; they need not be of one length.
-    real_vs_real : tuple of two xarray.Dataset, or None
-        Two independent Monte Carlo cubes, to be treated alike.
+    cube : xarray.Dataset
+        TOD cube of detectors in pairs.
     telescope : {"LFT", "MFT", "HFT"}
+    parts : tuple of str
+        What is mapped; flags are found in ``tod``.
     nside : int
-        Of the maps.
     n_sigma : float
-        Of the deglitching, which each cube undergoes by itself.
+        Of the deglitching; 0: none.
+    n_blocks : int
+        Stretches.
 
     Returns
     -------
-    dict of str to tuple of two Estimate
-        For each metric ``|ratio - 1|`` (of the worst channel) and the same real-vs-real (NaN if
-        None): ``map_noise_tt`` (mean spectrum of the maps' intensity), ``map_noise_bb`` (N_ell of
-        polarisation of the cube's detectors, from pair differences), ``delta_r`` (bias of r from
-        an auto-spectrum, all channels, whole focal plane); each also
-        ``_deglitched``. Limits: `MUST` and `GOAL`.
+    MapNumbers
+    """
+    deglitching = tensor.Deglitching(n_sigma)
+    edges = np.unique(np.geomspace(splits.ELL_MIN, 2 * nside + 1, N_BANDS + 1).round().astype(int))
+    channel = cube["channel"].values
+    channels = list(dict.fromkeys(channel))
+    bands, levels = ({name: [] for name in SPECTRA} for _ in range(2))
+    for one in channels:
+        mine = cube.isel(detector=np.flatnonzero(channel == one))
+        found = splits.block_spectra(mine, telescope, nside, deglitching, parts, n_blocks)
+        for name in SPECTRA:
+            binned = [spectra.binned(block, edges).values for block in found[name]]
+            bands[name].append(binned)
+            levels[name].append(splits.levels(found[name]))
+    table = tensor.analyse(cube, telescope, deglitching, parts).table.set_index("channel")
+    alone = table.loc[tensor.UNCORRELATED]
+    return MapNumbers(
+        [str(name) for name in cube["detector"].values],
+        float(cube.attrs["sampling_rate_hz"]),
+        channels,
+        {name: np.array(values) for name, values in bands.items()},
+        {name: np.array(values) for name, values in levels.items()},
+        Level(float(alone["auto_bias"]), float(alone["auto_bias_error"])),
+        float(alone["loss"]),
+    )
+
+
+def map_rows(ours: MapNumbers, theirs: MapNumbers, seed: int) -> dict[str, Estimate]:
+    """How far two cubes are from each other, in maps.
+
+    Parameters
+    ----------
+    ours, theirs : MapNumbers
+        Generated and Monte Carlo, or two Monte Carlo cubes, of the same detectors and length.
+    seed : int
+        Of the exchanges, see `splits.agreement`.
+
+    Returns
+    -------
+    dict of str to Estimate
+        ``|ratio - 1|`` of the worst channel: ``downstream_noise_*`` (mean spectra of maps),
+        ``downstream_spectrum_*`` (of the worst band), ``downstream_delta_r``; and
+        ``downstream_p_*``, the probability that spectra of one kind differ by so much.
 
     Raises
     ------
     CrabError
-        If the cubes differ in detectors or sampling rate.
+        If the cubes differ in detectors, sampling rate or blocks.
     """
-    found = _compared(generated, monte_carlo, telescope, nside, n_sigma)
-    unknown = dict.fromkeys(found, Estimate(np.nan, np.nan))
-    if real_vs_real is not None:
-        unknown = _compared(*real_vs_real, telescope, nside, n_sigma)
-    return {name: (found[name], unknown[name]) for name in found}
-
-
-def _compared(ours, theirs, telescope, nside, n_sigma) -> dict[str, Estimate]:
-    for what, one, two in (
-        ("detectors", list(ours["detector"].values), list(theirs["detector"].values)),
-        ("sampling_rate_hz", ours.attrs["sampling_rate_hz"], theirs.attrs["sampling_rate_hz"]),
-    ):
-        if one != two:
-            raise CrabError(f"{what} = {one}: the cube to compare with has {two}")
+    _comparable(ours, theirs)
     rows = {}
-    for suffix, sigma in (("", 0.0), ("_deglitched", n_sigma)):
-        a, b = (_levels(cube, telescope, nside, sigma) for cube in (ours, theirs))
-        for name in a:
-            rows[name + suffix] = _worst(a[name], b[name])
+    for name in SPECTRA:
+        rows[f"downstream_noise_{name}"] = _worst(
+            splits.mean(ours.levels[name]), splits.mean(theirs.levels[name])
+        )
+    for name in SPECTRA:
+        one, two = (np.moveaxis(x.bands[name], 1, -1) for x in (ours, theirs))
+        rows[f"downstream_spectrum_{name}"] = _worst(splits.mean(one), splits.mean(two))
+        p = spectra_agree(ours, theirs, name, seed).p
+        rows[f"downstream_p_{name}"] = Estimate(p, np.nan)
+    rows["downstream_delta_r"] = _worst(
+        *(Level(*np.array(x.delta_r)[:, None]) for x in (ours, theirs))
+    )
     return rows
 
 
-def _levels(cube, telescope, nside, n_sigma) -> dict[str, Estimate]:
-    deglitching = tensor.Deglitching(n_sigma)
-    table = tensor.analyse(cube, telescope, deglitching).set_index("channel")
-    names = list(dict.fromkeys(cube["channel"].values))
-    intensity = [intensity_level(cube, telescope, name, nside, n_sigma) for name in names]
-    alone = table.loc[tensor.UNCORRELATED]
-    return {
-        "map_noise_tt": Estimate(*np.array(intensity).T),
-        "map_noise_bb": Estimate(
-            table.loc[names, "cube_n_ell"].to_numpy(),
-            table.loc[names, "cube_n_ell_error"].to_numpy(),
-        ),
-        "delta_r": Estimate(np.array([alone["auto_bias"]]), np.array([alone["auto_bias_error"]])),
-    }
+def spectra_agree(ours: MapNumbers, theirs: MapNumbers, name: str, seed: int) -> splits.Agreement:
+    """Whether the bands of all channels agree, of one spectrum; see `splits.agreement`."""
+    _comparable(ours, theirs)
+    one, two = (np.concatenate(list(x.bands[name]), axis=1) for x in (ours, theirs))
+    return splits.agreement(one, two, seed)
 
 
-def intensity_level(
-    cube: xr.Dataset, telescope: str, channel: str, nside: int, n_sigma: float
-) -> spectra.Level:
-    """Mean spectrum of the intensity map of one channel, up to twice nside.
+def statements(ours: MapNumbers, theirs: MapNumbers, seed: int) -> list[dict]:
+    """Plainly, number by number: do they agree within their errors?
+
+    Parameters
+    ----------
+    ours, theirs, seed
+        As in `map_rows`.
 
     Returns
     -------
-    spectra.Level
-        In uK^2. The error is that of a Gaussian map.
+    list of dict
+        For each spectrum and channel its level, for each spectrum its bands, and delta r:
+        ``quantity``, ``ours``, ``theirs``, ``ratio``, ``error``, ``chi2``, ``n``, ``p``,
+        ``agrees``. Levels and delta r agree within `AGREE_ERRORS`, bands if p is at least
+        `AGREE_P`.
     """
-    index = np.flatnonzero(cube["channel"].values == channel)
-    mine = cube.isel(detector=index)
-    found = tensor.channel_map(mine, telescope, nside, tensor.Deglitching(n_sigma))
-    spectrum = spectra.pseudo_spectra(found["sky"].values, found["hits"].values, 2 * nside)["tt"]
-    fraction = spectra.effective_sky_fraction(found["hits"].values)
-    return spectra.level(spectrum, _ELL_MIN, fraction)
+    rows = []
+    for name in SPECTRA:
+        one, two = splits.mean(ours.levels[name]), splits.mean(theirs.levels[name])
+        for i, channel in enumerate(ours.channels):
+            pair = (Level(x.value[i], x.error[i]) for x in (one, two))
+            rows.append(_statement(f"noise {name.upper()}, {channel}", *pair))
+    for name in SPECTRA:
+        chi2, n, p = spectra_agree(ours, theirs, name, seed)
+        rows.append(
+            {
+                "quantity": f"spectrum {name.upper()}",
+                "chi2": chi2,
+                "n": n,
+                "p": p,
+                "agrees": p >= AGREE_P,
+            }
+        )
+    rows.append(_statement("delta r", ours.delta_r, theirs.delta_r))
+    return rows
 
 
-def _worst(ours: Estimate, theirs: Estimate) -> Estimate:
+def _statement(quantity: str, ours: Level, theirs: Level) -> dict:
+    ratio = ours.value / theirs.value
+    chi2 = (ours.value - theirs.value) ** 2 / (ours.error**2 + theirs.error**2)
+    return {
+        "quantity": quantity,
+        "ours": ours.value,
+        "theirs": theirs.value,
+        "ratio": ratio,
+        "error": abs(ratio) * np.hypot(ours.error / ours.value, theirs.error / theirs.value),
+        "chi2": chi2,
+        "n": 1,
+        "agrees": chi2 <= AGREE_ERRORS**2,
+    }
+
+
+def _comparable(ours: MapNumbers, theirs: MapNumbers) -> None:
+    for what, one, two in (
+        ("detectors", ours.detectors, theirs.detectors),
+        ("sampling_rate_hz", ours.sampling_rate_hz, theirs.sampling_rate_hz),
+        ("blocks and bands", ours.bands["bb"].shape, theirs.bands["bb"].shape),
+    ):
+        if one != two:
+            raise CrabError(f"{what} = {one}: the cube to compare with has {two}")
+
+
+def _worst(ours: Level, theirs: Level) -> Estimate:
     ratio = ours.value / theirs.value
     error = np.abs(ratio) * np.hypot(ours.error / ours.value, theirs.error / theirs.value)
-    i = int(np.argmax(np.abs(ratio - 1)))
-    return Estimate(float(abs(ratio[i] - 1)), float(error[i]))
+    i = np.argmax(np.abs(ratio - 1))
+    return Estimate(float(np.abs(ratio - 1).flat[i]), float(error.flat[i]))

@@ -188,3 +188,53 @@ def binned(spectrum: xr.DataArray, edges: np.ndarray) -> xr.DataArray:
     mean = np.bincount(band[keep], (2 * ell[keep] + 1) * spectrum.values[keep], n) / modes
     centre = np.bincount(band[keep], (2 * ell[keep] + 1) * ell[keep], n) / modes
     return xr.DataArray(mean, {"ell": centre}, "ell", attrs=spectrum.attrs)
+
+
+def cross_level(
+    first: np.ndarray,
+    second: np.ndarray,
+    hits: tuple[np.ndarray, np.ndarray],
+    ell_max: int,
+    ell_min: int = 4,
+    name: str = "bb",
+) -> tuple[Level, float]:
+    """Flat level that two maps of independent stretches of time have in common.
+
+    Parameters
+    ----------
+    first, second : ndarray, shape (n_stokes, n_pix)
+        Maps in uK, NaN where unseen.
+    hits : tuple of two ndarray, shape (n_pix,)
+        Their weights.
+    ell_max, ell_min : int
+    name : str
+        Which spectrum.
+
+    Returns
+    -------
+    level : Level
+        Mean of the cross-spectrum over its modes. The error is that of Gaussian noise that the
+        maps do not share, from their own levels and coverage.
+    own : float
+        Geometric mean of the two maps' own levels.
+
+    Raises
+    ------
+    CrabError
+        If no pixel is in both maps.
+    """
+    a, b = (np.asarray(h, float) for h in hits)
+    cross = pseudo_spectra(first, a, ell_max, second, b)[name].sel(ell=slice(ell_min, None))
+    modes = 2 * cross["ell"].values + 1
+    own = np.sqrt(
+        np.prod(
+            [
+                level(pseudo_spectra(sky, h, ell_max)[name], ell_min, 1.0).value
+                for sky, h in ((first, a), (second, b))
+            ]
+        )
+    )
+    # Noise has variance 1/hits: its cross-spectrum, weighted by hits, sees this share of the sky.
+    share = a.mean() * b.mean() * np.mean(a * b) / (np.mean(a**2) * np.mean(b**2))
+    error = own / np.sqrt(share * modes.sum())
+    return Level(float(np.average(cross.values, weights=modes)), float(error)), float(own)

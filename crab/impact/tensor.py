@@ -7,7 +7,8 @@ import pandas as pd
 import xarray as xr
 
 from crab.errors import CrabError
-from crab.impact import flagging, focal_plane, likelihood, maps, theory
+from crab.impact import flagging, focal_plane, likelihood, maps, signals, theory
+from crab.impact.channel_levels import ChannelLevels
 from crab.impact.focal_plane import Blocks
 
 SKY_FRACTION = 0.5  # less than 1: foregrounds are masked
@@ -20,6 +21,22 @@ class Deglitching(NamedTuple):
 
     n_sigma: float = 0.0
     singles: bool = True
+
+
+class Analysis(NamedTuple):
+    """What one cube says of r.
+
+    Attributes
+    ----------
+    table : pandas.DataFrame
+        As `delta_r`, with ``loss`` and, NaN for the combinations, ``effective_detectors`` (see
+        `focal_plane.effective_detectors`) and ``cube_n_ell`` with its error: of the cube's
+        detectors alone after the mission, without any extrapolation [uK^2].
+    levels : ChannelLevels
+    """
+
+    table: pd.DataFrame
+    levels: ChannelLevels
 
 
 def measure(
@@ -54,12 +71,12 @@ def measure(
     n_samples = cube.sizes["time"] - start_sample if n_samples is None else n_samples
     flags = None
     if deglitching.n_sigma > 0:
-        measured = maps.cube_source(cube)(start_sample, n_samples)
+        measured = signals.cube_source(cube)(start_sample, n_samples)
         pairs = focal_plane.pairs(cube)
         flags = flagging.sigma_flags(
             measured, deglitching.n_sigma, pairs, singles=deglitching.singles
         )
-    tod_uk = 1e6 * maps.cube_source(cube, parts)(start_sample, n_samples)
+    tod_uk = 1e6 * signals.cube_source(cube, parts)(start_sample, n_samples)
     return focal_plane.covariance_blocks(
         tod_uk,
         float(cube.attrs["sampling_rate_hz"]),
@@ -69,52 +86,50 @@ def measure(
     )
 
 
-def channel_map(
+def observations(
     cube: xr.Dataset,
     telescope: str,
-    nside: int,
     deglitching: Deglitching,
     parts: tuple[str, ...] = ("tod",),
     *,
-    differences: bool = False,
-    baseline_s: float | None = None,
-    extra: maps.Source | None = None,
+    extra: signals.Source | None = None,
     sky: np.ndarray | None = None,
     start_sample: int = 0,
     n_samples: int | None = None,
-) -> xr.Dataset:
-    """Map of the detectors of one channel along LiteBIRD's scan.
+    chunk_s: float = maps.CHUNK_S,
+    blank: bool = False,
+) -> list:
+    """Observations of a cube's detectors along LiteBIRD's scan, to be mapped.
 
     Parameters
     ----------
     cube : xarray.Dataset
         TOD cube of one channel of the database.
     telescope : {"LFT", "MFT", "HFT"}
-    nside : int
     deglitching : Deglitching
         Found chunk by chunk, in ``tod``.
     parts : tuple of str
         What is mapped.
-    differences : bool
-        Differences of pairs (Q, U) instead of single detectors (I, Q, U).
-    baseline_s : float, optional
-        Destripe with baselines of this length instead of binning.
     extra : callable, optional
         Source to map along (1/f noise, say), counted from ``start_sample``; flags ignore it.
     sky : ndarray, shape (3, n_pix), optional
         CMB to scan along, uK, ecliptic.
     start_sample, n_samples : int
         Stretch of the cube; all of it by default.
+    chunk_s : float
+        Length of an observation.
+    blank : bool
+        Set flagged samples to zero as well: a destriper fits all samples, those of the dropped
+        pixel too, so they must not stand out.
 
     Returns
     -------
-    xarray.Dataset
-        As `maps.binned_map`.
+    list of litebird_sim.Observation
     """
     rate = float(cube.attrs["sampling_rate_hz"])
     n_samples = cube.sizes["time"] - start_sample if n_samples is None else n_samples
     names, channels = (tuple(cube[k].values.tolist()) for k in ("detector", "channel"))
-    measured, wanted = maps.cube_source(cube), maps.cube_source(cube, parts)
+    measured, wanted = signals.cube_source(cube), signals.cube_source(cube, parts)
     flags = None
     if deglitching.n_sigma > 0:
         pairs = focal_plane.pairs(cube)
@@ -128,10 +143,9 @@ def channel_map(
     def source(start, n):
         tod = wanted(start_sample + start, n)
         tod = tod if extra is None else tod + extra(start, n)
-        # A destriper fits all samples, those of the dropped pixel too: they must not stand out.
-        return tod if flags is None or baseline_s is None else np.where(flags(start, n), 0, tod)
+        return tod if flags is None or not blank else np.where(flags(start, n), 0, tod)
 
-    chunks = maps.observations(
+    return maps.observations(
         source,
         maps.detector_infos(telescope, names, channels),
         telescope,
@@ -140,6 +154,40 @@ def channel_map(
         start_sample=int(cube.attrs.get("start_sample", 0)) + start_sample,
         flags=flags,
         sky=sky,
+        chunk_s=chunk_s,
+    )
+
+
+def channel_map(
+    cube: xr.Dataset,
+    telescope: str,
+    nside: int,
+    deglitching: Deglitching,
+    parts: tuple[str, ...] = ("tod",),
+    *,
+    differences: bool = False,
+    baseline_s: float | None = None,
+    **settings,
+) -> xr.Dataset:
+    """Map of the detectors of one channel along LiteBIRD's scan.
+
+    Parameters
+    ----------
+    cube, telescope, deglitching, parts, **settings
+        As in `observations`.
+    nside : int
+    differences : bool
+        Differences of pairs (Q, U) instead of single detectors (I, Q, U).
+    baseline_s : float, optional
+        Destripe with baselines of this length instead of binning.
+
+    Returns
+    -------
+    xarray.Dataset
+        As `maps.binned_map`.
+    """
+    chunks = observations(
+        cube, telescope, deglitching, parts, blank=baseline_s is not None, **settings
     )
     if baseline_s is not None:
         return maps.destriped_map(nside, chunks, baseline_s)
@@ -187,26 +235,13 @@ def mission_levels(
     return 8 * np.pi / maps.mission_time_s() * net2
 
 
-def delta_r(
-    names: list[str],
-    telescope: str,
-    levels_uk2: np.ndarray,
-    loss: float,
-    shared_uk2: np.ndarray,
-    sky_fraction: float = SKY_FRACTION,
-) -> pd.DataFrame:
+def delta_r(levels: ChannelLevels, sky_fraction: float = SKY_FRACTION) -> pd.DataFrame:
     """Bias and uncertainty of r for each channel and for all of them together.
 
     Parameters
     ----------
-    names : list of str, length n_channel
-    telescope : {"LFT", "MFT", "HFT"}
-    levels_uk2 : ndarray, shape (n_block, n_channel, n_channel)
-        From `mission_levels`.
-    loss : float
-        Share of samples lost to deglitching: more instrument noise.
-    shared_uk2 : ndarray, shape (n_block, n_channel, n_channel)
-        What two halves of the detectors of the same wafers have in common.
+    levels : ChannelLevels
+        Of one telescope, or of several (`channel_levels.joined`).
     sky_fraction : float
 
     Returns
@@ -216,34 +251,37 @@ def delta_r(
         share, which depends on where the sensors sit in a pixel): ``n_ell``, ``n_ell_error``,
         ``n_ell_instrument`` [uK^2]; ``auto_bias`` and its error (all of the background
         unmodelled), ``auto_sigma`` (noise of the instrument alone); ``times_bias``,
-        ``times_sigma`` (halves of the time: nothing is shared); ``detectors_bias``,
+        ``times_sigma`` (halves of the time: nothing is shared); ``detectors_bias`` and its error,
         ``detectors_sigma`` (halves of each wafer's detectors).
     """
-    facts = focal_plane.channels(telescope).loc[names]
+    names = list(levels.channels.index)
     ell = likelihood.model().ell
-    windows = np.array([theory.beam(ell, fwhm) for fwhm in facts["fwhm_arcmin"]])
-    noise = facts["noise_uk2"].to_numpy() / (1 - loss)
+    noise, fwhm = levels.instrument()
+    windows = np.array([theory.beam(ell, one) for one in fwhm])
     rows = []
     alone = np.eye(len(names))
     cases = {name: ([i], 1.0) for i, name in enumerate(names)}
     cases |= {COMBINED: (range(len(names)), 1.0), UNCORRELATED: (range(len(names)), alone)}
     for name, (keep, factor) in cases.items():
         square = np.ix_(keep, keep)
-        settings = noise[keep], windows[keep]
-        each = [
-            focal_plane.combined((factor * block)[square], *settings)[0] for block in levels_uk2
-        ]
-        _, instrument = focal_plane.combined(levels_uk2[0][square], *settings)
-        mutual = (factor * shared_uk2.mean(axis=0))[square]
-        common, _ = focal_plane.combined(mutual, *settings)
-        background = np.mean(each, axis=0)
-        error = np.std(each, axis=0, ddof=1) / np.sqrt(len(each))
+
+        def together(blocks, square=square, keep=keep, factor=factor):
+            each = [
+                focal_plane.combined((factor * block)[square], noise[keep], windows[keep])[0]
+                for block in blocks
+            ]
+            return np.mean(each, axis=0), np.std(each, axis=0, ddof=1) / np.sqrt(len(each))
+
+        _, instrument = focal_plane.combined(levels.n_ell[0][square], noise[keep], windows[keep])
+        background, error = together(levels.n_ell)
+        common, common_error = together(levels.shared)
         sky = likelihood.model(instrument)
         auto = likelihood.auto_spectrum(background, sky, sky_fraction)
         higher = likelihood.auto_spectrum(background + error, sky, sky_fraction)
         halves = 2 * (instrument + background)
         times = likelihood.cross_spectrum(0.0, halves, sky, sky_fraction)
         detectors = likelihood.cross_spectrum(common, halves, sky, sky_fraction)
+        more = likelihood.cross_spectrum(common + common_error, halves, sky, sky_fraction)
         rows.append(
             {
                 "channel": name,
@@ -256,6 +294,7 @@ def delta_r(
                 "times_bias": times.bias,
                 "times_sigma": times.sigma,
                 "detectors_bias": detectors.bias,
+                "detectors_bias_error": abs(more.bias - detectors.bias),
                 "detectors_sigma": detectors.sigma,
             }
         )
@@ -268,24 +307,32 @@ def analyse(
     deglitching: Deglitching,
     parts: tuple[str, ...] = ("tod",),
     sky_fraction: float = SKY_FRACTION,
-) -> pd.DataFrame:
+    **stretch,
+) -> Analysis:
     """`measure`, `mission_levels` and `delta_r` of one cube.
+
+    Parameters
+    ----------
+    cube, telescope, deglitching, parts, **stretch
+        As in `measure`.
+    sky_fraction : float
 
     Returns
     -------
-    pandas.DataFrame
-        As `delta_r`, with ``loss`` and, NaN for the combinations, ``effective_detectors`` (see
-        `focal_plane.effective_detectors`) and ``cube_n_ell`` with its error: of the cube's
-        detectors alone after the mission, without any extrapolation [uK^2].
+    Analysis
     """
-    blocks = measure(cube, telescope, deglitching, parts)
-    levels = mission_levels(cube, telescope, blocks)
+    blocks = measure(cube, telescope, deglitching, parts, **stretch)
+    whole = mission_levels(cube, telescope, blocks)
     # Two halves of a wafer's pixels share what is not a pixel's own.
-    apart = levels - mission_levels(cube, telescope, blocks, wafer_shares=False)
+    apart = whole - mission_levels(cube, telescope, blocks, wafer_shares=False)
     channel = cube["channel"].values
     names = list(dict.fromkeys(channel))
     loss = float(1 - blocks.kept.mean())
-    table = delta_r(names, telescope, levels, loss, apart, sky_fraction)
+    facts = pd.DataFrame(
+        {"telescope": telescope, "loss": loss}, index=pd.Index(names, name="channel")
+    )
+    levels = ChannelLevels(facts, whole, apart)
+    table = delta_r(levels, sky_fraction)
     members = focal_plane.pairs(cube)
     own = {key: [np.nan] * len(table) for key in _OWN}
     for i, name in enumerate(names):
@@ -300,4 +347,4 @@ def analyse(
     table.insert(1, "loss", loss)
     for place, key in enumerate(_OWN, 2):
         table.insert(place, key, own[key])
-    return table
+    return Analysis(table, levels)

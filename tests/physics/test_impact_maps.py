@@ -5,7 +5,7 @@ import pytest
 from scipy import signal
 
 from crab import seeds
-from crab.impact import flagging, focal_plane, maps, spectra
+from crab.impact import flagging, focal_plane, maps, signals, spectra
 from crab.physics import readout
 
 CHANNEL = "L4-140"
@@ -55,7 +55,7 @@ def test_published_noise_of_pair_differences(wafers):
     net_ukrts = np.sqrt(2) * 1e-18 / (np.sqrt(2) * slope) * 1e6
     n_samples = int(days * 86400 * rate)
     chunks = maps.observations(
-        maps.white_source(np.full(12, net_ukrts), rate, 11),
+        signals.white_source(np.full(12, net_ukrts), rate, 11),
         infos(names),
         "LFT",
         rate,
@@ -143,7 +143,7 @@ def test_what_a_pair_feels_alike_drops_out(wafers, hours):
 def test_maps_do_not_depend_on_chunks_and_leave_flagged_samples_out(wafers):
     rate, n_samples = 19.1, 68760
     detectors = infos(names_of(wafers[0])[:2])
-    white = maps.white_source(np.full(2, 40.0), rate, 3)
+    white = signals.white_source(np.full(2, 40.0), rate, 3)
     times = np.arange(0, n_samples, 997)
 
     def spoilt(start, n):
@@ -187,7 +187,7 @@ def test_a_sky_comes_back_from_a_map(wafers):
 
 
 def test_white_noise_does_not_depend_on_how_it_is_asked_for():
-    source = maps.white_source(np.array([10.0, 20.0]), 19.1, 4)
+    source = signals.white_source(np.array([10.0, 20.0]), 19.1, 4)
     whole = source(0, 140_000)
     np.testing.assert_array_equal(source(65_000, 2_000), whole[:, 65_000:67_000])
     assert whole[1].std() == pytest.approx(20e-6 * np.sqrt(19.1), rel=0.01)
@@ -227,7 +227,7 @@ def test_flagging_finds_spikes_and_few_others():
 def test_destriping_takes_offsets_out_of_the_intensity(wafers):
     """Offsets ten times the white noise, new each minute: a destriper takes most of them out."""
     rate, n_samples, net_ukrts = 1.0, 2 * 86_400, 40.0
-    white = maps.white_source(np.full(2, net_ukrts), rate, 5)
+    white = signals.white_source(np.full(2, net_ukrts), rate, 5)
     offsets = 10e-6 * net_ukrts * seeds.rng(5, "test", "offsets").standard_normal((2, 2 * 1440))
 
     def source(start, n):
@@ -245,7 +245,7 @@ def test_destriping_takes_offsets_out_of_the_intensity(wafers):
 def test_one_over_f_noise_is_twice_the_white_at_its_knee():
     """PSD = NET^2 (1 + f_knee/f), two-sided, as the database's f_knee and slope mean it."""
     rate, n_samples, net_ukrts, knee_hz = 10.0, 400_000, 40.0, 0.5
-    tod = maps.one_over_f_source(np.full(2, net_ukrts), rate, 1e3 * knee_hz, n_samples, seed=1)
+    tod = signals.one_over_f_source(np.full(2, net_ukrts), rate, 1e3 * knee_hz, n_samples, seed=1)
     frequency, psd = signal.welch(1e6 * tod(0, n_samples), rate, nperseg=4096)
     for at, expected in ((knee_hz, 2.0), (4.0, 1.125)):
         near = np.abs(frequency / at - 1) < 0.05
