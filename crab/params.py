@@ -120,9 +120,10 @@ class CompareNotebook(Section):
 class ImpactNotebook(Section):
     """Maps, spectra and the bias of r."""
 
-    generator: str
+    generators: list[str]
     environments: Annotated[list[str], Field(min_length=1)]
     mapped_environment: str
+    event_environment: str
     hours: Positive
     nside: Count
     thresholds_sigma: Annotated[list[Positive], Field(min_length=1)]
@@ -130,7 +131,10 @@ class ImpactNotebook(Section):
     white_noise_days: Positive
     white_noise_rate_hz: Positive
     knee_mhz: NonNegative
-    baseline_s: Positive
+    baselines_s: Annotated[list[Positive], Field(min_length=1)]
+    map_blocks: Annotated[int, Field(ge=2)]
+    map_all: bool
+    second_wafer_hours: Positive
 
 
 class ValidationNotebook(Section):
@@ -213,7 +217,12 @@ class Params(Section):
                     for name in section.environments:
                         at = f"profiles.{key}.{kind}.{model}.environments"
                         choose(at, name, self.environments)
-            for name in (*profile.impact.environments, profile.impact.mapped_environment):
+            impact = profile.impact
+            for name in (
+                *impact.environments,
+                impact.mapped_environment,
+                impact.event_environment,
+            ):
                 choose(f"profiles.{key}.impact.environments", name, self.environments)
             for model, section in profile.conditional.items():
                 at = f"profiles.{key}.conditional.{model}"

@@ -1,13 +1,16 @@
-"""Noise of whole channels after the mission, of one telescope or several, and its table."""
+"""Noise of whole channels after the mission, of one telescope or several, put together."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from crab.errors import CrabError
-from crab.impact import focal_plane
+from crab.impact import focal_plane, maps
+from crab.impact.spectra import white_level_uk2
+from crab.physics.instrument import RELEASE
 
 COLUMNS = ("telescope", "loss", "block", "channel", "other", "n_ell", "shared")
 
@@ -38,7 +41,7 @@ class ChannelLevels(NamedTuple):
         noise_uk2, fwhm_arcmin : ndarray, shape (n_channel,)
         """
         rows = [
-            focal_plane.channels(telescope).loc[channel]
+            channels(telescope).loc[channel]
             for channel, telescope in self.channels["telescope"].items()
         ]
         noise = np.array([row["noise_uk2"] for row in rows]) / (1 - self.channels["loss"])
@@ -114,3 +117,81 @@ def joined(parts: Sequence[ChannelLevels]) -> ChannelLevels:
             out[:, first:last, first:last] = [group.mean(axis=0) for group in groups]
         first = last
     return ChannelLevels(channels, n_ell, shared)
+
+
+def combined(
+    levels_uk2: np.ndarray, noise_uk2: np.ndarray, windows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Spectra of the map that combines channels by their instrument noise, beams taken out.
+
+    Parameters
+    ----------
+    levels_uk2 : ndarray, shape (n_channel, n_channel)
+        Background, auto- and cross-spectra.
+    noise_uk2 : ndarray, shape (n_channel,)
+        White noise of the instrument.
+    windows : ndarray, shape (n_channel, n_ell)
+        `theory.beam` of each.
+
+    Returns
+    -------
+    tuple of two ndarray, shape (n_ell,)
+        Background and instrument noise. No foregrounds: weights that clean them cost more noise.
+    """
+    share = windows / np.asarray(noise_uk2)[:, None]
+    share = share / share.sum(axis=0)
+    noise = np.sum(share**2 * np.asarray(noise_uk2)[:, None] / windows, axis=0)
+    scaled = share / np.sqrt(windows)
+    return np.einsum("il,ij,jl->l", scaled, levels_uk2, scaled), noise
+
+
+@lru_cache(maxsize=3)
+def channels(telescope: str) -> pd.DataFrame:
+    """Channels of a telescope in the instrument database.
+
+    Parameters
+    ----------
+    telescope : {"LFT", "MFT", "HFT"}
+
+    Returns
+    -------
+    pandas.DataFrame
+        By ``channel``: ``detectors``, ``wafers``, ``alignment`` (mean over the wafers),
+        ``net_ukrts`` of one detector, ``fwhm_arcmin``, ``noise_uk2`` (white noise of polarisation
+        after the mission, with the yield) and ``published_ukarcmin`` (the database's own number
+        for it).
+    """
+    facts, rows = maps.mission_facts(), []
+    for channel in maps.telescope_info(telescope).channel_names:
+        path = f"{RELEASE}/{telescope}/{channel}"
+        info = maps.database().query(f"{path}/channel_info").metadata
+        names = info["detector_names"]
+        every = [maps.database().query(f"{path}/{name}/detector_info").metadata for name in names]
+        working = len(names) * facts["detector_yield"]
+        net = info["net_detector_ukrts"]
+        rows.append(
+            {
+                "channel": channel,
+                "detectors": len(names),
+                "wafers": len({one["wafer"] for one in every}),
+                "alignment": _mean_alignment(every),
+                "net_ukrts": net,
+                "fwhm_arcmin": info["fwhm_arcmin"],
+                "noise_uk2": white_level_uk2(net, working, maps.mission_time_s()),
+                "published_ukarcmin": info["pol_sensitivity_channel_ukarcmin"],
+            }
+        )
+    return pd.DataFrame(rows).set_index("channel")
+
+
+def _mean_alignment(detectors: list[dict]) -> float:
+    of_wafer: dict[str, dict] = {}
+    for one in detectors:
+        of_wafer.setdefault(one["wafer"], {}).setdefault(one["pixel"], []).append(one)
+    found = []
+    for pixels in of_wafer.values():
+        both = [sorted(pair, key=lambda one: one["pol"]) for pair in pixels.values()]
+        angles = np.array([[one["pol_angle_rad"] for one in pair] for pair in both])
+        members = np.arange(angles.size).reshape(angles.shape)
+        found.append(focal_plane.alignment(focal_plane.directions(angles.ravel(), members)))
+    return float(np.mean(found))

@@ -5,24 +5,23 @@ A rotating half-wave plate brings polarisation to four times its frequency, and 
 maps is the spectrum of that one complex sum at that frequency, with all correlations between the
 detectors in it: heat of the wafer that two detectors of a pixel, 90 degrees apart, feel alike
 drops out; what only one of them feels does not. Time makes N_ell fall as 1/t; detectors of another
-wafer are independent; for those of the same wafer the sum says what they bring.
+wafer are independent; for those of the same wafer the sum says what they bring. Pairs in different
+pixels share noise as far as their polarisations are aligned: those of orientations U and Q do not.
 """
 
 import itertools
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 
 from crab.errors import CrabError
-from crab.impact.spectra import Level, white_level_uk2
-from crab.physics.instrument import RELEASE
+from crab.impact.spectra import Level
 
 HALF_WIDTH_HZ = 0.3
 SEGMENT_SAMPLES = 1024
-_OPPOSITE = -0.95  # cos(2 dpsi): the database's pairs are 90 or 95 degrees apart
+# cos(2 dpsi): projected on the sky, the database's pairs are 63 to 117 degrees apart.
+_OPPOSITE = -0.5
 
 
 class Blocks(NamedTuple):
@@ -218,10 +217,35 @@ def pairs(cube: xr.Dataset) -> np.ndarray:
         if len(members) != 2 or np.cos(2 * (angles[1] - angles[0])) > _OPPOSITE:
             raise CrabError(
                 f"detectors of wafer {key[0]}, pixel {key[1]}, channel {key[2]}: {len(members)} "
-                "with these angles are no pair 90 degrees apart"
+                "with these angles are no pair about 90 degrees apart"
             )
         found.append(members)
     return np.array(found)
+
+
+def directions(pol_angle_rad: np.ndarray, members: np.ndarray) -> np.ndarray:
+    """Direction in the plane of Q and U in which the difference of a pair is measured.
+
+    Parameters
+    ----------
+    pol_angle_rad : ndarray, shape (n_det,)
+    members : ndarray of int, shape (n_pair, 2)
+        From `pairs`.
+
+    Returns
+    -------
+    ndarray of complex, shape (n_pair,)
+        Of modulus 1: ``exp(2 i psi_1) - exp(2 i psi_2)``, normalised.
+    """
+    unit = np.exp(2j * np.asarray(pol_angle_rad))
+    response = unit[members[:, 0]] - unit[members[:, 1]]
+    return response / np.abs(response)
+
+
+def alignment(direction: np.ndarray) -> float:
+    """Mean cosine between two different pairs' directions; 1 if all are the same."""
+    n = len(direction)
+    return float((np.abs(np.sum(direction)) ** 2 - n) / (n * (n - 1))) if n > 1 else 0.0
 
 
 def pair_table(blocks: Blocks, pol_angle_rad: np.ndarray, members: np.ndarray) -> np.ndarray:
@@ -245,28 +269,63 @@ def pair_table(blocks: Blocks, pol_angle_rad: np.ndarray, members: np.ndarray) -
     return np.einsum("pi,bij,qj->bpq", weight.conj(), blocks.covariance.conj(), weight).real
 
 
+class Wafer(NamedTuple):
+    """Pairs of one wafer and what they share.
+
+    Attributes
+    ----------
+    table : ndarray, shape (n_block, n_pair, n_pair)
+        From `pair_table`.
+    direction : ndarray of complex, shape (n_pair,)
+        From `directions`.
+    channel, pixel : ndarray, shape (n_pair,)
+    """
+
+    table: np.ndarray
+    direction: np.ndarray
+    channel: np.ndarray
+    pixel: np.ndarray
+
+
+def wafer_of(cube: xr.Dataset, blocks: Blocks) -> Wafer:
+    """Pairs of a cube, which must be of one wafer.
+
+    Raises
+    ------
+    CrabError
+        If detectors are of several wafers or come in no pairs.
+    """
+    wafers = np.unique(cube["wafer"].values)
+    if len(wafers) != 1:
+        raise CrabError(f"wafers {', '.join(map(str, wafers))}: allowed is one")
+    members, angles = pairs(cube), cube["pol_angle_rad"].values
+    of_pair = (cube[key].values[members[:, 0]] for key in ("channel", "pixel"))
+    return Wafer(pair_table(blocks, angles, members), directions(angles, members), *of_pair)
+
+
 def focal_plane_net2(
-    table: np.ndarray,
-    channel: np.ndarray,
-    pixel: np.ndarray,
+    wafer: Wafer,
     pairs_per_wafer: dict[str, float],
     n_wafers: float,
+    aligned: dict[str, float],
     wafer_shares: bool = True,
 ) -> np.ndarray:
     """Squared NET of whole channels: pairs of a wafer may share noise, wafers do not.
 
     Two channels have in common what two pairs of one pixel share, and of different pixels of a
-    wafer: ``(same + (K - 1) different)/(K W)`` with K pixels on each of W wafers. Within a channel
-    ``same`` is a pair's own noise. What few pixels say of ``different`` stands for all.
+    wafer: ``(same + (K - 1) a g)/(K W)`` with K pixels on each of W wafers. Within a channel
+    ``same`` is a pair's own noise. ``g`` is what two pairs of the same direction share, from all
+    there are (least squares: two of other directions share ``g cos``), and ``a`` the mean cosine
+    on a whole wafer. What few pixels say of ``g`` stands for all.
 
     Parameters
     ----------
-    table : ndarray, shape (n_block, n_pair, n_pair)
-        From `pair_table`, of one wafer.
-    channel, pixel : ndarray, shape (n_pair,)
+    wafer : Wafer
     pairs_per_wafer : dict of str to float
         K by channel.
     n_wafers : float
+    aligned : dict of str to float
+        Mean cosine by channel: `alignment` of the pairs of a wafer; `channels` has the database's.
     wafer_shares : bool
         False: as if pairs in different pixels were independent.
 
@@ -275,85 +334,21 @@ def focal_plane_net2(
     ndarray, shape (n_block, n_channel, n_channel)
         In uK^2 s, channels in the order of their first pairs.
     """
+    table, direction, channel, pixel = wafer
     names = list(dict.fromkeys(channel))
     out = np.empty((len(table), len(names), len(names)))
     same_pixel = pixel[:, None] == pixel[None, :]
+    cosine = (direction.conj()[:, None] * direction[None, :]).real
     for i, one in enumerate(names):
         for j, two in enumerate(names):
             chosen = (channel == one)[:, None] & (channel == two)[None, :]
             same = table[:, chosen & same_pixel].mean(axis=1)
             apart = chosen & ~same_pixel
-            different = 0.0
+            shared = 0.0
             if wafer_shares and apart.any():
-                different = table[:, apart].mean(axis=1)
+                shared = table[:, apart] @ cosine[apart] / np.sum(cosine[apart] ** 2)
             k = max(pairs_per_wafer[one], pairs_per_wafer[two])
-            out[:, i, j] = (same + (k - 1) * different) / (k * n_wafers)
+            # Two channels of a wafer sit in the same pixels, so have nearly one alignment.
+            a = (aligned[one] + aligned[two]) / 2
+            out[:, i, j] = (same + (k - 1) * a * shared) / (k * n_wafers)
     return out
-
-
-def combined(
-    levels_uk2: np.ndarray, noise_uk2: np.ndarray, windows: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Spectra of the map that combines channels by their instrument noise, beams taken out.
-
-    Parameters
-    ----------
-    levels_uk2 : ndarray, shape (n_channel, n_channel)
-        Background, auto- and cross-spectra.
-    noise_uk2 : ndarray, shape (n_channel,)
-        White noise of the instrument.
-    windows : ndarray, shape (n_channel, n_ell)
-        `theory.beam` of each.
-
-    Returns
-    -------
-    tuple of two ndarray, shape (n_ell,)
-        Background and instrument noise. No foregrounds: weights that clean them cost more noise.
-    """
-    share = windows / np.asarray(noise_uk2)[:, None]
-    share = share / share.sum(axis=0)
-    noise = np.sum(share**2 * np.asarray(noise_uk2)[:, None] / windows, axis=0)
-    scaled = share / np.sqrt(windows)
-    return np.einsum("il,ij,jl->l", scaled, levels_uk2, scaled), noise
-
-
-@lru_cache(maxsize=3)
-def channels(telescope: str) -> pd.DataFrame:
-    """Channels of a telescope in the instrument database.
-
-    Parameters
-    ----------
-    telescope : {"LFT", "MFT", "HFT"}
-
-    Returns
-    -------
-    pandas.DataFrame
-        By ``channel``: ``detectors``, ``wafers``, ``net_ukrts`` of one detector, ``fwhm_arcmin``,
-        ``noise_uk2`` (white noise of polarisation after the mission, with the yield) and
-        ``published_ukarcmin`` (the database's own number for it).
-    """
-    from crab.impact import maps
-
-    facts, rows = maps.mission_facts(), []
-    for channel in maps.telescope_info(telescope).channel_names:
-        path = f"{RELEASE}/{telescope}/{channel}"
-        info = maps.database().query(f"{path}/channel_info").metadata
-        names = info["detector_names"]
-        wafers = {
-            maps.database().query(f"{path}/{name}/detector_info").metadata["wafer"]
-            for name in names
-        }
-        working = len(names) * facts["detector_yield"]
-        net = info["net_detector_ukrts"]
-        rows.append(
-            {
-                "channel": channel,
-                "detectors": len(names),
-                "wafers": len(wafers),
-                "net_ukrts": net,
-                "fwhm_arcmin": info["fwhm_arcmin"],
-                "noise_uk2": white_level_uk2(net, working, maps.mission_time_s()),
-                "published_ukarcmin": info["pol_sensitivity_channel_ukarcmin"],
-            }
-        )
-    return pd.DataFrame(rows).set_index("channel")

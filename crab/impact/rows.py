@@ -42,6 +42,11 @@ class MapNumbers(NamedTuple):
     loss: float
 
 
+def band_edges(nside: int) -> np.ndarray:
+    """Edges of the bands, see `spectra.binned`, up to twice nside."""
+    return np.geomspace(splits.ELL_MIN, 2 * nside + 1, N_BANDS + 1).round().astype(int)
+
+
 def map_numbers(
     cube: xr.Dataset,
     telescope: str,
@@ -71,7 +76,7 @@ def map_numbers(
     MapNumbers
     """
     deglitching = tensor.Deglitching(n_sigma)
-    edges = np.unique(np.geomspace(splits.ELL_MIN, 2 * nside + 1, N_BANDS + 1).round().astype(int))
+    edges = band_edges(nside)
     channel = cube["channel"].values
     channels = list(dict.fromkeys(channel))
     bands, levels = ({name: [] for name in SPECTRA} for _ in range(2))

@@ -7,7 +7,7 @@ import pandas as pd
 import xarray as xr
 
 from crab.errors import CrabError
-from crab.impact import flagging, focal_plane, likelihood, maps, signals, theory
+from crab.impact import channel_levels, flagging, focal_plane, likelihood, maps, signals, theory
 from crab.impact.channel_levels import ChannelLevels
 from crab.impact.focal_plane import Blocks
 
@@ -145,9 +145,15 @@ def observations(
         tod = tod if extra is None else tod + extra(start, n)
         return tod if flags is None or not blank else np.where(flags(start, n), 0, tod)
 
+    infos = maps.detector_infos(telescope, names, channels)
+    # A cube of two wafers has detectors of one in two places.
+    infos = [
+        {**info, "wafer": str(wafer)}
+        for info, wafer in zip(infos, cube["wafer"].values, strict=True)
+    ]
     return maps.observations(
         source,
-        maps.detector_infos(telescope, names, channels),
+        infos,
         telescope,
         rate,
         n_samples,
@@ -213,10 +219,8 @@ def mission_levels(
     ndarray, shape (n_block, n_channel, n_channel)
         In uK^2, for the database's number of detectors (with its yield) and time of observation.
     """
-    members = focal_plane.pairs(cube)
-    table = focal_plane.pair_table(blocks, cube["pol_angle_rad"].values, members)
-    channel = cube["channel"].values[members[:, 0]]
-    facts = focal_plane.channels(telescope).loc[list(dict.fromkeys(channel))]
+    wafer = focal_plane.wafer_of(cube, blocks)
+    facts = channel_levels.channels(telescope).loc[list(dict.fromkeys(wafer.channel))]
     if facts["wafers"].nunique() != 1:
         raise CrabError(
             f"channels {', '.join(facts.index)}: they sit on different numbers of wafers "
@@ -225,12 +229,7 @@ def mission_levels(
     n_wafers = int(facts["wafers"].iloc[0])
     working = facts["detectors"] * maps.mission_facts()["detector_yield"]
     net2 = focal_plane.focal_plane_net2(
-        table,
-        channel,
-        cube["pixel"].values[members[:, 0]],
-        dict(working / 2 / n_wafers),
-        n_wafers,
-        wafer_shares,
+        wafer, dict(working / 2 / n_wafers), n_wafers, dict(facts["alignment"]), wafer_shares
     )
     return 8 * np.pi / maps.mission_time_s() * net2
 
@@ -267,12 +266,12 @@ def delta_r(levels: ChannelLevels, sky_fraction: float = SKY_FRACTION) -> pd.Dat
 
         def together(blocks, square=square, keep=keep, factor=factor):
             each = [
-                focal_plane.combined((factor * block)[square], noise[keep], windows[keep])[0]
+                channel_levels.combined((factor * block)[square], noise[keep], windows[keep])[0]
                 for block in blocks
             ]
             return np.mean(each, axis=0), np.std(each, axis=0, ddof=1) / np.sqrt(len(each))
 
-        _, instrument = focal_plane.combined(levels.n_ell[0][square], noise[keep], windows[keep])
+        _, instrument = channel_levels.combined(levels.n_ell[0][square], noise[keep], windows[keep])
         background, error = together(levels.n_ell)
         common, common_error = together(levels.shared)
         sky = likelihood.model(instrument)

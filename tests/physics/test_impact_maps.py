@@ -5,7 +5,7 @@ import pytest
 from scipy import signal
 
 from crab import seeds
-from crab.impact import flagging, focal_plane, maps, signals, spectra
+from crab.impact import channel_levels, flagging, focal_plane, maps, signals, spectra
 from crab.physics import readout
 
 CHANNEL = "L4-140"
@@ -195,7 +195,7 @@ def test_white_noise_does_not_depend_on_how_it_is_asked_for():
 
 def test_noise_of_channels_agrees_with_the_database():
     """pol_sensitivity_channel_ukarcmin of the vPTEP database, all channels of the LFT."""
-    table = focal_plane.channels("LFT")
+    table = channel_levels.channels("LFT")
     depth_ukarcmin = np.sqrt(table["noise_uk2"]) * np.rad2deg(1) * 60
     np.testing.assert_allclose(depth_ukarcmin, table["published_ukarcmin"], rtol=2e-3)
 
@@ -208,7 +208,7 @@ def test_channels_share_what_their_pairs_share():
     found = focal_plane.focal_plane_net2(table, channel, pixel, {"a": 10, "b": 10}, 4)
     np.testing.assert_allclose(np.diag(found[0]), (own + 9 * shared) / 40)
     np.testing.assert_allclose(found[0, 0, 1], shared / 4)
-    level, noise = focal_plane.combined(found[0], np.array([1.0, 1.0]), np.ones((2, 3)))
+    level, noise = channel_levels.combined(found[0], np.array([1.0, 1.0]), np.ones((2, 3)))
     np.testing.assert_allclose(level, found[0].mean())
     np.testing.assert_allclose(noise, 0.5)
 

@@ -5,7 +5,7 @@ import pytest
 
 from crab import params, schema, seeds
 from crab.errors import CrabError
-from crab.impact import focal_plane, likelihood, rows, tensor, theory
+from crab.impact import channel_levels, likelihood, rows, tensor, theory
 from crab.physics import instrument, readout
 
 RATE_HZ, N_SAMPLES = 19.1, 3 * 68_760
@@ -42,7 +42,7 @@ def test_white_noise_becomes_the_instrument_noise_of_the_database(detectors):
     """Independent detectors of the database's NET: its own sensitivity, and r of that noise."""
     cube = white_cube(detectors, 1.0, 0)
     table = tensor.analyse(cube, "LFT", tensor.Deglitching()).set_index("channel")
-    facts = focal_plane.channels("LFT")
+    facts = channel_levels.channels("LFT")
     ell = likelihood.model().ell
     for channel in ("L4-100", "L4-140"):
         row, noise = table.loc[channel], facts.loc[channel, "noise_uk2"]
