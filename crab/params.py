@@ -132,7 +132,7 @@ class ImpactNotebook(Section):
     white_noise_rate_hz: Positive
     knee_mhz: NonNegative
     baselines_s: Annotated[list[Positive], Field(min_length=1)]
-    map_blocks: Annotated[int, Field(ge=2)]
+    map_blocks: Annotated[int, Field(ge=8)]  # fewer: no p of exchanges below 0.01
     map_all: bool
     second_wafer_hours: Positive
 

@@ -1,5 +1,7 @@
 """TOD cubes of a generator, with the background apart from the detectors' noise."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import xarray as xr
 
@@ -34,37 +36,37 @@ def with_background(cube: xr.Dataset) -> xr.Dataset:
     return cube.assign({BACKGROUND: total})
 
 
-def cube(
-    generator, environment: str, like: xr.Dataset, seed: int, n_samples: int | None = None
-) -> xr.Dataset:
-    """TOD of a generator for the times of another cube.
+def cubes(generator, like: Mapping[str, xr.Dataset], seed: int) -> dict[str, xr.Dataset]:
+    """TODs of a generator for the environments and times of other cubes.
 
     Parameters
     ----------
     generator : crab.generators.base.Generator
         Of the same detectors.
-    environment : str
-    like : xarray.Dataset
-        Gives start, length, sampling rate and attributes.
+    like : mapping of str to xarray.Dataset
+        By environment: gives start, length, sampling rate and attributes.
     seed : int
-    n_samples : int, optional
-        Shorter than ``like``.
 
     Returns
     -------
-    xarray.Dataset
+    dict of str to xarray.Dataset
         With ``tod``, and `BACKGROUND` if the generator makes events and noise apart: the same
         events.
     """
-    rate_hz = float(like.attrs["sampling_rate_hz"])
-    start = round(float(like["time"][0]) * rate_hz)
-    stretch = start, like.sizes["time"] if n_samples is None else n_samples
-    tod = generator.sample(environment, *stretch, seed)
-    attrs = {**like.attrs, "environment": environment, "seed": seed}
-    found = schema.make_cube({"tod": tod}, generator.detectors, rate_hz, attrs, start)
+    silent = None
     if isinstance(generator, MarkedEvents):
         silent = _Noiseless(
             generator.model, generator.record, generator.environments, generator.detectors
         )
-        found[BACKGROUND] = found["tod"].copy(data=silent.sample(environment, *stretch, seed))
+    found = {}
+    for environment, cube in like.items():
+        rate_hz = float(cube.attrs["sampling_rate_hz"])
+        start, n_samples = round(float(cube["time"][0]) * rate_hz), cube.sizes["time"]
+        tod = generator.sample(environment, start, n_samples, seed)
+        attrs = {**cube.attrs, "environment": environment, "seed": seed}
+        made = schema.make_cube({"tod": tod}, generator.detectors, rate_hz, attrs, start)
+        if silent is not None:
+            alone = silent.sample(environment, start, n_samples, seed)
+            made[BACKGROUND] = made["tod"].copy(data=alone)
+        found[environment] = made
     return found

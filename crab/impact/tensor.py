@@ -1,5 +1,6 @@
 """From the TOD of a wafer to the tensor-to-scalar ratio of a mission, in one call."""
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -134,6 +135,8 @@ def observations(
     if deglitching.n_sigma > 0:
         pairs = focal_plane.pairs(cube)
 
+        # Asked for several times in a row: by each map, and for a destriper's TOD too.
+        @lru_cache(maxsize=1)
         def flags(start, n):
             tod = measured(start_sample + start, n)
             return flagging.sigma_flags(

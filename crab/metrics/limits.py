@@ -41,6 +41,16 @@ CONDITIONED = {
     "skewness_continuum": "the continuum's skewness",
     "tail_quantile": "the depth that 0.1 % of all samples exceed",
 }
+# What follows `downstream_`, for `crab.impact.rows`: as it is, and `_deglitched`.
+DOWNSTREAM = {
+    "noise_tt": "mean spectrum of intensity maps",
+    "noise_ee": "mean E-mode spectrum of maps",
+    "noise_bb": "mean B-mode spectrum of maps",
+    "spectrum_tt": "intensity spectrum of maps, worst band",
+    "spectrum_ee": "E-mode spectrum of maps, worst band",
+    "spectrum_bb": "B-mode spectrum of maps, worst band",
+    "delta_r": "bias of r from an auto-spectrum",
+}
 # Rows that are not here are reported without a limit.
 LIMITS = {
     "c2st_auc": Limit(0.68, 0.55, "held-out windows told from real ones: largest AUC"),
@@ -73,6 +83,13 @@ LIMITS = {
     **{
         f"conditioning_{name}": Limit(0.10, 0.03, f"|generated / Monte Carlo - 1| of {what}")
         for name, what in CONDITIONED.items()
+    },
+    **{
+        f"downstream_{name}{suffix}": Limit(
+            0.10, 0.02, f"|generated / Monte Carlo - 1| of the {what}{text}"
+        )
+        for suffix, text in (("", ""), ("_deglitched", ", deglitched"))
+        for name, what in DOWNSTREAM.items()
     },
     "generation_time": Limit(0.01, 1e-4, "time to generate / length of the TOD, whole cube"),
     "generation_time_per_detector": Limit(0.01, 1e-6, "the same for one detector"),

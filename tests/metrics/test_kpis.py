@@ -13,7 +13,7 @@ FAMILIES = "network families trained (GAN, VAE)"
 MISSION = "share of a mission of 3 years that was generated"
 PAIRS = "share of missions and environments with valid samples"
 CORRELATION = "correlation between generated samples"
-IMPACT = "impact on the measurement: reports rendered"
+IMPACT = "impact on the measurement: full reports with a generated background"
 MISSION_S = 3 * 365.25 * 86400
 
 
@@ -24,10 +24,10 @@ def project(tmp_path, monkeypatch):
     return settings
 
 
-def scores(sample_correlation=0.002, excess=0.004, generation_time=1e-5):
+def scores(sample_correlation=0.002, excess=0.004, generation_time=1e-5, profile="smoke"):
     return pd.DataFrame(
         {
-            "profile": "smoke",
+            "profile": profile,
             "mission": "litebird_lft",
             "metric": ["sample_correlation", "sample_correlation_excess", "generation_time"],
             "value": [sample_correlation, excess, generation_time],
@@ -64,18 +64,52 @@ def test_nothing_made_yet(project):
     assert found.read.empty and found.scores.empty
 
 
-def test_families_and_reports(project):
+def test_families(project):
     for name in ("gan_reference", "gan_wasserstein"):
         model = paths.model("smoke", "litebird_lft", name)
         model.parent.mkdir(parents=True, exist_ok=True)
         model.touch()
     assert reached(project).loc[FAMILIES, "value"] == 1
     paths.model("smoke", "litebird_lft", "vae_gaussian").touch()
-    impact = paths.tables("smoke", "10_impact-litebird_lft")
-    impact.mkdir(parents=True)
-    (impact / "numbers.json").write_text("{}")
-    table = reached(project)
-    assert table.loc[FAMILIES, "pass"] and table.loc[IMPACT, "pass"]
+    assert reached(project).loc[FAMILIES, "pass"]
+
+
+def impact(profile, sources, report="10_impact-litebird_lft", finished=True, bias=1e-5):
+    folder = paths.tables(profile, report)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [{"source": source, "auto_bias": bias} for source in sources]
+    pd.DataFrame(rows).to_csv(folder / "delta_r.csv", index=False)
+    if finished:
+        (folder / "numbers.json").write_text("{}")
+
+
+def met(project, profile):
+    table = kpis.kpis(scores(profile=profile), project, kpis.evidence(profile))
+    return bool(table.set_index("kpi").loc[IMPACT, "pass"])
+
+
+def test_an_impact_counts_at_full_size_with_a_generated_background(project):
+    impact("smoke", ["monte_carlo", "stream_events"])
+    assert not met(project, "smoke")
+    found = kpis.impact_reports("smoke").iloc[0]
+    assert found["generators"] == "stream_events" and not found["counts"]
+    impact("full", ["monte_carlo"])
+    assert not met(project, "full")
+    impact("full", ["monte_carlo", "stream_events"], finished=False, report="10_impact-half")
+    assert not met(project, "full")
+    impact("full", ["monte_carlo", "stream_events"], bias=np.nan)
+    assert not met(project, "full")
+    impact("full", ["monte_carlo", "stream_events"])
+    assert met(project, "full") and not met(project, "smoke")
+    assert kpis.impact_reports("full")["counts"].tolist() == [True]
+
+
+def test_a_bias_of_unknown_origin_is_refused(project):
+    impact("full", ["monte_carlo"])
+    path = paths.tables("full", "10_impact-litebird_lft") / "delta_r.csv"
+    path.write_text("auto_bias\n1e-5\n")
+    with pytest.raises(CrabError, match="no column 'source'"):
+        kpis.impact_reports("full")
 
 
 def test_stretches_of_one_mission_add_up(project):

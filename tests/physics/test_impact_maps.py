@@ -205,7 +205,8 @@ def test_channels_share_what_their_pairs_share():
     channel, pixel = np.array(["a", "b", "a", "b"]), np.array([0, 0, 1, 1])
     own, shared = 5.0, 2.0
     table = np.full((1, 4, 4), shared) + (own - shared) * np.eye(4)
-    found = focal_plane.focal_plane_net2(table, channel, pixel, {"a": 10, "b": 10}, 4)
+    wafer = focal_plane.Wafer(table, np.ones(4), channel, pixel)
+    found = focal_plane.focal_plane_net2(wafer, {"a": 10, "b": 10}, 4, {"a": 1.0, "b": 1.0})
     np.testing.assert_allclose(np.diag(found[0]), (own + 9 * shared) / 40)
     np.testing.assert_allclose(found[0, 0, 1], shared / 4)
     level, noise = channel_levels.combined(found[0], np.array([1.0, 1.0]), np.ones((2, 3)))

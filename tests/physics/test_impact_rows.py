@@ -5,7 +5,7 @@ import pytest
 
 from crab import params, schema, seeds
 from crab.errors import CrabError
-from crab.impact import channel_levels, likelihood, rows, tensor, theory
+from crab.impact import channel_levels, likelihood, maps, rows, splits, tensor, theory
 from crab.physics import instrument, readout
 
 RATE_HZ, N_SAMPLES = 19.1, 3 * 68_760
@@ -41,7 +41,7 @@ def white_cube(detectors, factor, number):
 def test_white_noise_becomes_the_instrument_noise_of_the_database(detectors):
     """Independent detectors of the database's NET: its own sensitivity, and r of that noise."""
     cube = white_cube(detectors, 1.0, 0)
-    table = tensor.analyse(cube, "LFT", tensor.Deglitching()).set_index("channel")
+    table = tensor.analyse(cube, "LFT", tensor.Deglitching()).table.set_index("channel")
     facts = channel_levels.channels("LFT")
     ell = likelihood.model().ell
     for channel in ("L4-100", "L4-140"):
@@ -66,21 +66,55 @@ def test_white_noise_becomes_the_instrument_noise_of_the_database(detectors):
     assert found["n_ell_error"] < 0.1 * both
 
 
-def test_rows_see_a_generator_that_is_too_loud(detectors):
+def numbers(cube):
+    return rows.map_numbers(cube, "LFT", nside=8, n_blocks=12)
+
+
+@pytest.fixture(scope="module")
+def found(detectors):
+    """Two draws of the same noise, and one that is 20 % up."""
+    return {
+        name: numbers(white_cube(detectors, factor, number))
+        for number, (name, factor) in enumerate((("real", 1.0), ("other", 1.0), ("loud", 1.2)), 1)
+    }
+
+
+def test_rows_see_a_generator_that_is_too_loud(found):
     """Noise 20 % up is 44 % in N_ell; another draw of the same noise is within its errors."""
-    real, other, loud = (
-        white_cube(detectors, factor, number) for number, factor in enumerate((1.0, 1.0, 1.2), 1)
-    )
-    found = rows.map_rows(loud, real, (other, real), "LFT")
-    for name, sharpness in (("map_noise_bb", 0.1), ("map_noise_tt", 0.3)):
-        ours, null = found[name]
-        assert abs(ours.value - 0.44) < 4 * ours.error and ours.error < sharpness
-        assert null.value < 4 * null.error
-    assert found["delta_r"][0].value > found["delta_r"][1].value
-    assert set(found) >= {"map_noise_bb_deglitched", "map_noise_tt_deglitched"}
+    ours, null = (rows.map_rows(found[name], found["real"], 1) for name in ("loud", "other"))
+    for name in ("noise_tt", "noise_ee", "noise_bb", "delta_r"):
+        value, error = ours[f"downstream_{name}"]
+        # A bias grows faster than the noise that makes it.
+        assert value > 0.44 - 4 * error and error < 0.25
+        value, error = null[f"downstream_{name}"]
+        assert value < 4 * error
+    for name in rows.SPECTRA:
+        assert ours[f"downstream_p_{name}"].value < 0.01 < null[f"downstream_p_{name}"].value
+    assert set(ours) >= {f"downstream_spectrum_{name}" for name in rows.SPECTRA}
 
 
-def test_rows_refuse_cubes_of_other_detectors(detectors):
-    cube = white_cube(detectors, 1.0, 1)
+def test_statements_say_plainly_what_agrees(found):
+    yes = rows.statements(found["other"], found["real"], 1)
+    no = rows.statements(found["loud"], found["real"], 1)
+    assert [row["quantity"] for row in yes] == [row["quantity"] for row in no]
+    # Two channels in each of three spectra, three sets of bands, and r.
+    assert len(yes) == 10 and all(row["agrees"] for row in yes)
+    assert not [row["agrees"] for row in no if row["quantity"].startswith("noise")].count(True)
+    assert not [row["agrees"] for row in no if row["quantity"].startswith("spectrum")].count(True)
+
+
+def test_white_noise_in_maps_of_stretches_is_that_of_the_database(detectors, found):
+    """N_ell of 6 detectors after the mission, 8 pi NET^2/(6 t); TT is half of it."""
+    for i, channel in enumerate(found["real"].channels):
+        net = float(detectors["net_ukrts"].values[detectors["channel"].values == channel][0])
+        expected = 8 * np.pi * net**2 / (6 * maps.mission_time_s())
+        for name, factor in (("tt", 0.5), ("ee", 1.0), ("bb", 1.0)):
+            level = splits.mean(found["real"].levels[name][i])
+            assert level.value == pytest.approx(factor * expected, abs=4 * level.error)
+            assert level.error < 0.15 * level.value
+
+
+def test_rows_refuse_cubes_of_other_detectors(detectors, found):
+    cube = white_cube(detectors, 1.0, 1).isel(detector=slice(0, 4))
     with pytest.raises(CrabError, match="detectors"):
-        rows.map_rows(cube.isel(detector=slice(0, 4)), cube, None, "LFT")
+        rows.map_rows(numbers(cube), found["real"], 1)
