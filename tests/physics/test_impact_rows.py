@@ -72,10 +72,11 @@ def numbers(cube):
 
 @pytest.fixture(scope="module")
 def found(detectors):
-    """Two draws of the same noise, and one that is 20 % up."""
+    """Two draws of the same noise, and others that are 20 and 60 % up."""
+    factors = {"real": 1.0, "other": 1.0, "loud": 1.2, "louder": 1.6}
     return {
         name: numbers(white_cube(detectors, factor, number))
-        for number, (name, factor) in enumerate((("real", 1.0), ("other", 1.0), ("loud", 1.2)), 1)
+        for number, (name, factor) in enumerate(factors.items(), 1)
     }
 
 
@@ -95,7 +96,7 @@ def test_rows_see_a_generator_that_is_too_loud(found):
 
 def test_statements_say_plainly_what_agrees(found):
     yes = rows.statements(found["other"], found["real"], 1)
-    no = rows.statements(found["loud"], found["real"], 1)
+    no = rows.statements(found["louder"], found["real"], 1)
     assert [row["quantity"] for row in yes] == [row["quantity"] for row in no]
     # Two channels in each of three spectra, three sets of bands, and r.
     assert len(yes) == 10 and all(row["agrees"] for row in yes)
