@@ -75,7 +75,11 @@ def measure(
         measured = signals.cube_source(cube)(start_sample, n_samples)
         pairs = focal_plane.pairs(cube)
         flags = flagging.sigma_flags(
-            measured, deglitching.n_sigma, pairs, singles=deglitching.singles
+            measured,
+            deglitching.n_sigma,
+            pairs,
+            singles=deglitching.singles,
+            start_sample=start_sample,
         )
     tod_uk = 1e6 * signals.cube_source(cube, parts)(start_sample, n_samples)
     return focal_plane.covariance_blocks(
@@ -138,9 +142,13 @@ def observations(
         # Asked for several times in a row: by each map, and for a destriper's TOD too.
         @lru_cache(maxsize=1)
         def flags(start, n):
-            tod = measured(start_sample + start, n)
+            first = start_sample + start
             return flagging.sigma_flags(
-                tod, deglitching.n_sigma, pairs, singles=deglitching.singles
+                measured(first, n),
+                deglitching.n_sigma,
+                pairs,
+                singles=deglitching.singles,
+                start_sample=first,
             )
 
     def source(start, n):
