@@ -26,7 +26,7 @@ class StreamTargets(Targets):
             flat, scale = self._curves[name]
             ours = ops.sort(ops.reshape(series, (-1, flat.shape[1])), axis=0)
             for rank, weight in _ranks(ours.shape[0]):
-                place = (rank + 0.5) / ours.shape[0] * len(flat) - 0.5
+                place = places(rank, ours.shape[0], len(flat))
                 low = np.clip(np.floor(place).astype(int), 0, len(flat) - 2)
                 part = np.clip(place - low, 0, 1)[:, None]
                 theirs = ((1 - part) * flat[low] + part * flat[low + 1]).astype(np.float32)
@@ -43,6 +43,15 @@ class StreamTargets(Targets):
             "distant": windows - ops.roll(windows, far, axis=2),
             "ordered": ops.sort(windows, axis=2),
         }
+
+
+def places(rank: np.ndarray, n: int, n_all: int) -> np.ndarray:
+    """Where the medians of order statistics of n values stand among `n_all` sorted ones.
+
+    The least mean distance is that to a median, here by Benard's formula (rank + 0.7)/(n + 0.4).
+    At the mean, 0.5 instead of 0.7, the largest of a batch would be pushed too far.
+    """
+    return (rank + 0.7) / (n + 0.4) * n_all - 0.5
 
 
 def _ranks(n: int) -> list[tuple[np.ndarray, float]]:

@@ -9,9 +9,6 @@ not; the many gradients of the critic are summed by TensorFlow in an order that 
 process did before, and differ by rounding.
 """
 
-import io
-import json
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,12 +19,11 @@ import xarray as xr
 from crab import params, paths, seeds
 from crab.errors import CrabError
 from crab.generators import files
-from crab.generators.backend import NAME as BACKEND
-from crab.generators.backend import has_accelerator
 from crab.generators.normalise import Normalisation
 from crab.generators.source import outline
 from crab.generators.stream_game import ADVERSARIAL, METRICS, STATISTICS, StreamGame
 from crab.generators.stream_levels import levels
+from crab.generators.training import Training, _check_accelerator, _plain
 from crab.io import content_hash, open_tod
 from crab.physics.conditions import conditions, mean_flux_cm2
 from crab.progress import tqdm
@@ -49,13 +45,14 @@ _MODULES = (
     "stream_network",
     "stream_targets",
     "stream_training",
+    "training",
     "windows",
 )
 _SHARED = ("mission", "lis", "power_convention", "physics_list", "sampling_rate_hz")
 
 
-class StreamTraining:
-    """One training of one streaming GAN.
+class StreamTraining(Training):
+    """One training of one streaming GAN; files and checkpoints are those of `Training`.
 
     Parameters
     ----------
@@ -71,7 +68,7 @@ class StreamTraining:
 
     Attributes
     ----------
-    game : StreamGame
+    recipe : StreamGame
         Networks and their steps.
     normalisation : Normalisation
         Of all cubes together.
@@ -96,12 +93,13 @@ class StreamTraining:
         self.settings, self.seed, self.path = settings, seed, Path(path)
         _check(cubes, settings)
         self._labels = (str(cubes[0].attrs["mission"]), self.path.stem)
-        self._identity = {
+        self._record = {
             "training_data_hash": params_hash(*(content_hash(c[["tod"]]) for c in cubes)),
             "params_hash": params_hash(settings.model_dump(exclude={"accelerator"}), seed),
             "source_hash": source_digest(),
         }
         self._rows: list[dict] = []
+        self._step = 0
         self.finished = self._is_finished()
         if self.finished:
             self._rows = pd.read_csv(self._history).to_dict("records")
@@ -145,7 +143,7 @@ class StreamTraining:
         with tqdm(total=len(todo) * n_steps, unit="step", desc=self.path.stem) as bar:
             for stage in todo:
                 done = len(self._rows)
-                values = self.game.run[stage](*self._inputs(done * n_steps, n_steps))
+                values = self.recipe.run[stage](*self._inputs(done * n_steps, n_steps))
                 means = values.astype(np.float64).mean(axis=0)
                 if not np.isfinite(means).all():
                     raise CrabError(
@@ -176,7 +174,7 @@ class StreamTraining:
                 f"{self.path}: {len(self._rows)} of {len(self.schedule)} epochs are done: a model "
                 "is written when training is complete"
             )
-        network = self.game.network
+        network = self.recipe.network
         files.write_model(self.path, network, self.record(network))
         files.replace(self._history, self.history.to_csv(index=False).encode())
         self._checkpoint.unlink(missing_ok=True)
@@ -188,11 +186,11 @@ class StreamTraining:
         """All that the sampler needs beside the network."""
         return {
             **self._facts,
-            **self._identity,
+            **self._record,
             "generator": self.path.stem,
             "environment": ANY_ENVIRONMENT,
             "normalisation": self.normalisation.to_dict(),
-            "latents": self.game.latents._asdict(),
+            "latents": self.recipe.latents._asdict(),
             "levels": self._levels(network),
             "condition_centre": self._centre.tolist(),
             "settings": self.settings.model_dump(),
@@ -229,7 +227,7 @@ class StreamTraining:
             "detector_table": _detector_table(first),
             "drift_w_per_flux": _drift(cubes, skies).tolist(),
         }
-        self.game = StreamGame(
+        self.recipe = StreamGame(
             s,
             np.split(values, self._ends[:-1]),
             [(t - self._centre).astype(np.float32) for t in told],
@@ -238,7 +236,7 @@ class StreamTraining:
         )
 
     def _levels(self, network) -> dict:
-        s, latents = self.settings, self.game.latents
+        s, latents = self.settings, self.recipe.latents
         return levels(network, latents, s.stretch_sigma, self._quiet, self.seed, *self._labels)
 
     def _inputs(self, first: int, n_steps: int):
@@ -262,39 +260,7 @@ class StreamTraining:
             record = files.read_record(self.path)
         except CrabError:
             return False
-        return all(record.get(key) == value for key, value in self._identity.items())
-
-    @property
-    def _history(self) -> Path:
-        return self.path.with_suffix(".history.csv")
-
-    @property
-    def _checkpoint(self) -> Path:
-        # Other settings, data, seed, code or backend: another file, so none resumes from it.
-        fingerprint = params_hash(self._identity, BACKEND)
-        return self.path.with_name(f".checkpoint-{self.path.stem}") / f"{fingerprint}.npz"
-
-    def _save_checkpoint(self) -> None:
-        arrays = {f"v{i}": np.asarray(v) for i, v in enumerate(self.game.variables)}
-        content = io.BytesIO()
-        np.savez(content, rows=json.dumps(self._rows), **arrays)
-        self._checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        files.replace(self._checkpoint, content.getvalue())
-
-    def _restore(self) -> None:
-        if not self._checkpoint.is_file():
-            return
-        try:
-            with np.load(self._checkpoint) as saved:
-                rows = json.loads(str(saved["rows"]))
-                values = [saved[f"v{i}"] for i in range(len(self.game.variables))]
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise CrabError(
-                f"{self._checkpoint}: not a readable checkpoint ({error}): delete it to start anew"
-            ) from error
-        for variable, value in zip(self.game.variables, values, strict=True):
-            variable.assign(value)
-        self._rows = rows
+        return all(record.get(key) == value for key, value in self._record.items())
 
 
 def train_stream(
@@ -379,17 +345,3 @@ def _check(cubes: Sequence[xr.Dataset], settings: TrainStreamNotebook) -> None:
                 f"{what}: it has {cube.sizes['time']} samples: needs at least two windows of "
                 f"train_stream.window_samples = {settings.window_samples}"
             )
-
-
-def _check_accelerator(settings: TrainStreamNotebook, path: Path) -> None:
-    if settings.accelerator == "required" and not has_accelerator():
-        raise CrabError(
-            f"{path}: accelerator = 'required', no network made with these settings, data and code "
-            "is there, and Keras sees no GPU here: fetch it with `dvc pull`, or train it where "
-            "there is a GPU (KERAS_BACKEND=jax will do) and bring data/models back, or allow hours "
-            "on this machine with 'optional' in params.yaml"
-        )
-
-
-def _plain(value):
-    return value.item() if hasattr(value, "item") else value
