@@ -88,6 +88,12 @@ def test_dependencies_are_exactly_the_modules_used(stage):
     assert listed == needed
 
 
+def test_streaming_gan_depends_on_the_modules_that_train_it():
+    listed = [d for d in pipeline()["train_stream"]["deps"] if d.endswith(".py")]
+    needed = closure("from crab.generators import stream_training")
+    assert sorted(listed) == sorted(f"crab/{name}.py" for name in needed)
+
+
 @pytest.mark.parametrize("stage", sorted(notebook_stages()))
 def test_stage_depends_on_its_notebook_and_its_parameters(stage):
     spec = notebook_stages()[stage]
