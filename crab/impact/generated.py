@@ -2,20 +2,11 @@
 
 from collections.abc import Mapping
 
-import numpy as np
 import xarray as xr
 
 from crab import schema
-from crab.generators.marked import MarkedEvents
 
 BACKGROUND = "tod_background"
-
-
-class _Noiseless(MarkedEvents):
-    """The same events without the detectors' noise."""
-
-    def _noise(self, flux, block: int, seed: int) -> np.ndarray:
-        return np.zeros((self.detectors.sizes["detector"], self.block_samples), np.float32)
 
 
 def with_background(cube: xr.Dataset) -> xr.Dataset:
@@ -50,14 +41,8 @@ def cubes(generator, like: Mapping[str, xr.Dataset], seed: int) -> dict[str, xr.
     Returns
     -------
     dict of str to xarray.Dataset
-        With ``tod``, and `BACKGROUND` if the generator makes events and noise apart: the same
-        events.
+        With ``tod``, and `BACKGROUND` if the generator has a ``background``: the same events.
     """
-    silent = None
-    if isinstance(generator, MarkedEvents):
-        silent = _Noiseless(
-            generator.model, generator.record, generator.environments, generator.detectors
-        )
     found = {}
     for environment, cube in like.items():
         rate_hz = float(cube.attrs["sampling_rate_hz"])
@@ -65,8 +50,8 @@ def cubes(generator, like: Mapping[str, xr.Dataset], seed: int) -> dict[str, xr.
         tod = generator.sample(environment, start, n_samples, seed)
         attrs = {**cube.attrs, "environment": environment, "seed": seed}
         made = schema.make_cube({"tod": tod}, generator.detectors, rate_hz, attrs, start)
-        if silent is not None:
-            alone = silent.sample(environment, start, n_samples, seed)
+        if hasattr(generator, "background"):
+            alone = generator.background(environment, start, n_samples, seed)
             made[BACKGROUND] = made["tod"].copy(data=alone)
         found[environment] = made
     return found
