@@ -6,6 +6,8 @@ observation is one chunk of it and asks for its TOD and its pointing when the ma
 memory holds two chunks, whatever the mission's length.
 """
 
+import itertools
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import lru_cache
@@ -151,7 +153,8 @@ def observations(
     sky : ndarray, shape (3, n_pix), optional
         I, Q, U in uK, in ecliptic coordinates, to scan along with it.
     chunk_s : float
-        Length of an observation.
+        Longest observation. All are of one length to a sample: litebird_sim's destriper asks for
+        the same number of baselines in each.
 
     Returns
     -------
@@ -163,13 +166,14 @@ def observations(
     speed = 2 * np.pi * info.hwp_rpm / 60
     if sky is not None:
         sky = lbs.HealpixMap(np.asarray(sky, float), coordinates=lbs.CoordinateSystem.Ecliptic)
-    chunk = max(1, round(chunk_s * sampling_rate_hz))
+    n_chunks = math.ceil(n_samples / max(1, round(chunk_s * sampling_rate_hz)))
+    edges = np.linspace(0, n_samples, n_chunks + 1).round().astype(int).tolist()
     found = []
-    for first in range(0, n_samples, chunk):
+    for first, end in itertools.pairwise(edges):
         time_s = (start_sample + first) / sampling_rate_hz
         obs = _Observation(
             detectors=detectors,
-            n_samples_global=min(chunk, n_samples - first),
+            n_samples_global=end - first,
             start_time_global=time_s,
             sampling_rate_hz=sampling_rate_hz,
             allocate_tod=False,

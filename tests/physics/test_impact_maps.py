@@ -243,6 +243,15 @@ def test_destriping_takes_offsets_out_of_the_intensity(wafers):
     assert ratio.sel(stokes="Q") < 0.05 and ratio.sel(stokes="U") < 0.05
 
 
+def test_a_time_that_is_no_multiple_of_an_observation_is_destriped(wafers):
+    """litebird_sim wants the same number of baselines in each observation: 2.5 h are 3 x 50 min."""
+    white = signals.white_source(np.full(2, 40.0), 1.0, 5)
+    chunks = maps.observations(white, infos(names_of(wafers[0])[:2]), "LFT", 1.0, 9000)
+    assert [chunk.n_samples for chunk in chunks] == [3000, 3000, 3000]
+    found = maps.destriped_map(16, chunks, baseline_s=60.0)
+    assert np.isfinite(found["sky"].sel(stokes="Q").values).any()
+
+
 def test_one_over_f_noise_is_twice_the_white_at_its_knee():
     """PSD = NET^2 (1 + f_knee/f), two-sided, as the database's f_knee and slope mean it."""
     rate, n_samples, net_ukrts, knee_hz = 10.0, 400_000, 40.0, 0.5
