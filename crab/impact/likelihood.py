@@ -109,7 +109,9 @@ def auto_spectrum(bias_uk2, sky: Model, sky_fraction: float) -> Tensor:
     Returns
     -------
     Tensor
-        The bias is exact, not linearised: the root of the derivative of the likelihood.
+        The bias is exact, not linearised: the root of the derivative of the likelihood. It is NaN
+        where an estimate below zero takes more off the spectrum than there is in it: no r has
+        such data, and the stretch that the level is from is too short.
 
     Raises
     ------
@@ -124,6 +126,8 @@ def auto_spectrum(bias_uk2, sky: Model, sky_fraction: float) -> Tensor:
         return float(np.sum(modes * sky.tensor / expected * (measured / expected - 1)))
 
     sigma = np.sum(modes / 2 * (sky.tensor / (sky.lensing + sky.noise)) ** 2) ** -0.5
+    if not (measured > 0).all():
+        return Tensor(np.nan, sigma)
     # Below `low` the model is negative somewhere.
     low = -float(np.min((sky.lensing + sky.noise) / sky.tensor)) * (1 - 1e-9)
     if slope(0.0) < 0:

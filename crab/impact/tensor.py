@@ -288,7 +288,8 @@ def delta_r(levels: ChannelLevels, sky_fraction: float = SKY_FRACTION) -> pd.Dat
         sky = likelihood.model(instrument)
         auto = likelihood.auto_spectrum(background, sky, sky_fraction)
         higher = likelihood.auto_spectrum(background + error, sky, sky_fraction)
-        halves = 2 * (instrument + background)
+        # A level that is estimated below zero does not make the instrument quieter.
+        halves = 2 * (instrument + np.maximum(background, 0.0))
         times = likelihood.cross_spectrum(0.0, halves, sky, sky_fraction)
         detectors = likelihood.cross_spectrum(common, halves, sky, sky_fraction)
         more = likelihood.cross_spectrum(common + common_error, halves, sky, sky_fraction)

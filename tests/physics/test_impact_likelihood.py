@@ -76,6 +76,14 @@ def test_the_bias_is_the_peak_of_the_likelihood():
         assert likelihood.log_likelihood(r, measured, sky, 0.5) < at_peak
 
 
+def test_data_below_zero_have_no_r():
+    """A power spectrum is no less than 0: with less the likelihood has no peak."""
+    sky = likelihood.model(1e-6)
+    least = float(np.min(sky.lensing + sky.noise))
+    assert np.isnan(likelihood.auto_spectrum(-1.01 * least, sky, 0.5).bias)
+    assert likelihood.auto_spectrum(-0.5 * least, sky, 0.5).bias < 0
+
+
 def test_cross_spectrum_of_independent_halves_is_unbiased_and_a_little_wider():
     """Noise that halves do not share is no bias; with half the time each they lose sqrt(2) at most.
 
