@@ -21,8 +21,9 @@ SHARPNESS = set(scorecard.SHARPNESS)
 # Rows that need more than two pairs of cubes.
 OPTIONAL = {"fpd_over_gaussian", "kpd_over_gaussian", "memorisation_p"}
 
-# Rows that need more than two cubes.
-ELSEWHERE = {m for m in scorecard.LIMITS if m.startswith(("seam_", "conditioning_", "generation_"))}
+# Rows that need more than two cubes: notebooks 08, 09 and 10.
+_KINDS = ("seam_", "conditioning_", "generation_", "downstream_")
+ELSEWHERE = {m for m in scorecard.LIMITS if m.startswith(_KINDS)}
 ELSEWHERE -= set(SPEED)
 
 
